@@ -1,0 +1,110 @@
+"""What travels between gateway and worker: requests, tokens, endings. msgpack, checked on decode.
+
+A **job** is one generate call. Its **log** is a sequence of events numbered from 1: each token takes one number (its
+seq), and the ending takes the one after the last token.
+"""
+
+import enum
+
+import msgspec
+
+from shared.errors import Code
+from shared.sampling import SamplingParams
+
+PRIORITIES = ("interactive", "batch")
+
+
+class FinishReason(enum.StrEnum):
+    """Why an answer ended: a stop string or end-of-text token; a limit on its length; the client's wish."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One generate call, as the worker needs it.
+
+    model: the catalogue's key.
+    prompt: text; None continues the session, or starts from the model's BOS.
+    sampling: how tokens are chosen; its seed is always set, so that the job can be repeated.
+    max_new_tokens, max_length: limits in tokens, at most one is set; max_length counts the whole session and the
+        prompt. With neither, the answer runs until a stop or until the session is full.
+    stop: the answer ends with the first of these strings, which stays in the text.
+    extra_stop: likewise; but the session goes on as if the model had written stop[0] in its place.
+    partial: what happens when the session is too short for the answer. False: nothing is generated, the job fails.
+        True: all that fits is generated, then the job fails.
+    """
+
+    model: str
+    sampling: SamplingParams
+    prompt: str | None = None
+    max_new_tokens: int | None = None
+    max_length: int | None = None
+    stop: tuple[str, ...] = ()
+    extra_stop: tuple[str, ...] = ()
+    partial: bool = False
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True):
+    """One token: its id and the text that it adds, empty while a character is incomplete."""
+
+    id: int
+    text: str
+
+
+class JobFinished(msgspec.Struct, frozen=True, tag="finished"):
+    """The answer is complete. Usage counts this call's prompt (not the session before it) and its new tokens."""
+
+    reason: FinishReason
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class JobFailed(msgspec.Struct, frozen=True, tag="failed"):
+    """The answer broke off. `message` is one line that may be shown to the client."""
+
+    code: Code
+    message: str
+
+
+Ending = JobFinished | JobFailed
+
+
+class LogEntry(msgspec.Struct, frozen=True):
+    """Some consecutive events of a log: tokens, and perhaps the ending.
+
+    first: seq of the first token (or of the ending, where there are no tokens).
+    last: seq of the last event in it.
+    """
+
+    first: int
+    tokens: tuple[Token, ...]
+    ending: Ending | None
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.tokens) - (self.ending is None)
+
+
+_request = msgspec.msgpack.Decoder(JobRequest)
+_tokens = msgspec.msgpack.Decoder(tuple[Token, ...])
+_ending = msgspec.msgpack.Decoder(Ending)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: JobRequest | Ending | tuple[Token, ...]) -> bytes:
+    """The message as msgpack."""
+    return _encoder.encode(message)
+
+
+def decode_request(raw: bytes) -> JobRequest:
+    """The inverse of encode; raises msgspec.ValidationError for anything else."""
+    return _request.decode(raw)
+
+
+def decode_entry(last: int, tokens: bytes, ending: bytes) -> LogEntry:
+    """A log entry from its stored parts: the seq of its last event, and the two encoded fields (either may be empty)."""
+    decoded = _tokens.decode(tokens) if tokens else ()
+    end = _ending.decode(ending) if ending else None
+    return LogEntry(last - len(decoded) + (end is None), decoded, end)
