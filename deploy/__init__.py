@@ -1,0 +1,1 @@
+"""The local stack, swarm servers, images and catalogues. No logic that a service needs."""

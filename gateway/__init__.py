@@ -1,0 +1,1 @@
+"""Speaks the clients' protocols and follows jobs. Stateless; knows no model."""
