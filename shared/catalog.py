@@ -47,7 +47,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     repository: its id; adapter: a LoRA's id, which is then the model's key.
     aliases: other names that clients may use. public_api: False serves it to pages of the same origin only.
     backend: "petals", or "oracle" (tokens that follow from seed and position; for tests and load measurements).
-    path: folder of local weights and tokenizer, relative to the catalogue's file; absent: `repository` from the hub cache.
+    path: folder of local weights and tokenizer, relative to the catalogue's file; absent: `repository` itself.
     revision: of the repository. dht_prefix: the swarm's name for its blocks, where it differs from Petals' own.
     step_ms: oracle only, the time of one step.
     """

@@ -1,22 +1,24 @@
 """Every key, channel, group and lifetime in Redis, in one place.
 
-All names share one hash tag, so that a cluster keeps a partition on one node. The scripts build no name of their own:
-they get the names below, or this prefix, from the broker.
+All names share one hash tag, so that a cluster keeps a partition on one node. The scripts derive further names from the
+same prefix, by the schema that `Keys` documents.
 """
 
 import dataclasses
 
 GROUP = "workers"
+LANES = ("resumed", "interactive", "batch")
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """The protocol's times, in milliseconds unless named otherwise; Redis' clock decides all of them.
+    """The protocol's times; Redis' clock decides about all leases and deadlines.
 
     lease_ms: a job whose worker has not beaten for this long goes to another one; also a worker's own lifetime.
     beat_s, reap_s, check_s: periods of a worker's beat, of its look for lost jobs, of a gateway's look for lost events.
     finished_ms: life of a finished job and its log.
     orphan_ms: a job that no gateway follows for this long is cancelled.
+    grace_ms: a worker has this long to end a job by itself that is late or cancelled.
     stall_limit: claims of a job without one new token before it is given up.
     """
 
@@ -26,25 +28,32 @@ class Timing:
     check_s: float = 2.0
     finished_ms: int = 600_000
     orphan_ms: int = 30_000
+    grace_ms: int = 5_000
     stall_limit: int = 3
 
 
 class Keys:
-    """Names of one partition. (type) content:
+    """Names of one partition. Name (type): content.
 
-    job:J (hash) state, request, lease; log:J (stream) its events; sub:J (set) gateways attached
-    ready:MODEL:PRIORITY (stream, group `workers`) ids of jobs that a worker may claim
-    queue:MODEL:PRIORITY:TENANT (list), ring:MODEL:PRIORITY (list), waiting (hash) fair queueing before `ready`
-    worker:W (hash, expires) liveness, free slots; worker:W:jobs (stream, group `workers`) jobs of sessions it owns
-    workers (set), serving:MODEL (set) workers that registered
-    session:S (hash), session:S:ids (list) a dialogue and its committed token ids; session:S:turns (list) jobs in line
-    sessions (zset) open sessions by expiry; due (zset) unfinished jobs by the time at which something must be done
-    dead (stream, bounded) jobs given up
+    job:J (hash): state (turn, waiting, ready, running, done), model, priority, tenant, session, request, deadline,
+        last seq, epoch, owner, claims, stalls (claims since the last new token), cancelled, its stream and entry there
+    log:J (stream): entry `<last seq>-0` with t (tokens) and e (ending); sub:J (set): gateways attached
+    ready:MODEL:LANE (stream, group workers): ids of jobs that any worker may claim, by lane: resumed work first
+    queue:MODEL:PRIORITY:TENANT (list), ring:MODEL:PRIORITY (list of tenants), waiting (hash, tenant or * → jobs)
+    worker:W (hash, expires): free and all slots; worker:W:jobs (stream, group workers): jobs of sessions it owns
+    workers (hash): worker → its models; serving:MODEL (set): workers
+    session:S (hash): model, max_length, idle_ms, owner, running job, held; session:S:ids (list): packed token ids, one
+        element a turn; session:S:turns (list): jobs in line
+    sessions (zset): open sessions by expiry; due (zset): unfinished jobs by the time at which they must be looked at
+    dead (stream, bounded): ids of jobs given up
     Channels: gateway:G events of the jobs it follows; control:W words to one worker.
     """
 
     def __init__(self, tag: str = "p") -> None:
         self.prefix = f"{{{tag}}}:"
+        self.due = f"{self.prefix}due"
+        self.sessions = f"{self.prefix}sessions"
+        self.workers = f"{self.prefix}workers"
 
     def job(self, job: str) -> str:
         return f"{self.prefix}job:{job}"
@@ -55,8 +64,11 @@ class Keys:
     def subscribers(self, job: str) -> str:
         return f"{self.prefix}sub:{job}"
 
-    def ready(self, model: str, priority: str) -> str:
-        return f"{self.prefix}ready:{model}:{priority}"
+    def ready(self, model: str, lane: str) -> str:
+        return f"{self.prefix}ready:{model}:{lane}"
+
+    def serving(self, model: str) -> str:
+        return f"{self.prefix}serving:{model}"
 
     def worker(self, worker: str) -> str:
         return f"{self.prefix}worker:{worker}"

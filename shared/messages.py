@@ -104,7 +104,7 @@ def decode_request(raw: bytes) -> JobRequest:
 
 
 def decode_entry(last: int, tokens: bytes, ending: bytes) -> LogEntry:
-    """A log entry from its stored parts: the seq of its last event, and the two encoded fields (either may be empty)."""
+    """A log entry from its stored parts: the seq of its last event, and two encoded fields (one may be empty)."""
     decoded = _tokens.decode(tokens) if tokens else ()
     end = _ending.decode(ending) if ending else None
     return LogEntry(last - len(decoded) + (end is None), decoded, end)

@@ -1,0 +1,159 @@
+"""What the broker's operations take and give."""
+
+import dataclasses
+
+from shared.errors import Code, CorollaError
+from shared.messages import Ending, JobRequest, LogEntry, Token
+
+
+class Busy(CorollaError):
+    """A job was refused: its tenant (TENANT_BUSY) or everybody (BUSY) has `depth` jobs waiting already."""
+
+    def __init__(self, code: Code, depth: int) -> None:
+        whose = "You have" if code is Code.TENANT_BUSY else "There are"
+        super().__init__(code, f"{whose} {depth} requests waiting already, please try again later")
+        self.depth = depth
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Jobs that may wait at once, of one tenant and of all."""
+
+    tenant: int = 256
+    total: int = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Submission:
+    """A job to accept. id: 32 hex digits, chosen by the gateway; deadline_ms: from now."""
+
+    id: str
+    request: JobRequest
+    gateway: str
+    deadline_ms: int
+    tenant: str = "-"
+    priority: str = "interactive"
+    session: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Attached:
+    """A job's state (turn, waiting, ready, running, done), the seq of its last event, and the events asked for."""
+
+    state: str
+    last: int
+    entries: tuple[LogEntry, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a job is: its state or "gone", the seq of its last event, its place in the queue (0: not waiting)."""
+
+    state: str
+    last: int
+    ahead: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """An entry of a followed job's log, as it was written."""
+
+    job: str
+    entry: LogEntry
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+    """The subscription was (re)made: anything may have been missed before."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionInfo:
+    """An open session; max_length in tokens."""
+
+    id: str
+    model: str
+    max_length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Registration:
+    """A worker, the keys of the models it serves, and how many jobs it runs at a time."""
+
+    worker: str
+    models: tuple[str, ...]
+    slots: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionSnapshot:
+    """A session as its next job finds it. ids: committed; held: how many of the last have text not yet shown."""
+
+    id: str
+    max_length: int
+    ids: list[int]
+    held: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A job that this worker now holds under `epoch`; log: tokens that were emitted before."""
+
+    job: str
+    epoch: str
+    request: JobRequest
+    remaining_ms: int
+    log: tuple[Token, ...]
+    session: SessionSnapshot | None
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionCommit:
+    """What a finished job adds to its session: ids, and how many of the last have text not yet shown."""
+
+    ids: list[int]
+    held: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Append:
+    """Events for a job's log, from seq `first` on."""
+
+    job: str
+    epoch: str
+    first: int
+    tokens: tuple[Token, ...]
+    ending: Ending | None = None
+    commit: SessionCommit | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Appended:
+    """What became of an Append: ok; gap (the log ends at `last`: send again from there); fenced (the lease is lost);
+    gone (the job is unknown). cancelled: the job is to end now."""
+
+    status: str
+    last: int
+    cancelled: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class CancelJob:
+    """Word to a worker: end this job."""
+
+    job: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CloseSession:
+    """Word to a worker: free what you keep for this session."""
+
+    session: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Beat:
+    """The answer to a beat: jobs whose lease is lost, and jobs that are to end."""
+
+    fenced: frozenset[str]
+    cancelled: frozenset[str]

@@ -1,0 +1,27 @@
+-- Add events to a job's log, and at its end commit the session.
+-- KEYS job
+-- ARGV prefix, job, epoch, first seq, number of tokens, tokens, ending or '', finished_ms;
+--      with a session to commit: ids (packed), held
+-- → ok | fenced | gap | gone, last seq, cancelled 0/1
+local job, epoch, first, tokens, ending = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[6], ARGV[7]
+local f = redis.call('HMGET', KEYS[1], 'epoch', 'last', 'cancelled', 'state', 'session')
+if not f[4] then return { 'gone', 0, 0 } end
+local last, cancelled = tonumber(f[2]), f[3] and 1 or 0
+if f[1] ~= epoch then return { 'fenced', last, 0 } end
+local upto = first + ARGV[5] - (ending == '' and 1 or 0)
+if upto <= last then return { 'ok', last, cancelled } end
+if first ~= last + 1 then return { 'gap', last, cancelled } end
+if f[4] ~= 'running' then return { 'fenced', last, 0 } end
+
+if tokens ~= '' then redis.call('HSET', KEYS[1], 'stalls', 0) end
+if ending == '' then
+  emit(job, upto, tokens, '')
+  return { 'ok', upto, cancelled }
+end
+local session = P .. 'session:' .. f[5]
+if ARGV[9] and redis.call('HGET', session, 'running') == job then
+  redis.call('RPUSH', session .. ':ids', ARGV[9])
+  redis.call('HSET', session, 'held', ARGV[10])
+end
+finish(job, upto, tokens, ending, ARGV[8])
+return { 'ok', upto, cancelled }

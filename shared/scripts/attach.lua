@@ -1,0 +1,8 @@
+-- Follow a job: from here on its events are published to the gateway; those after the cursor are returned now.
+-- KEYS job, log
+-- ARGV prefix, job, gateway, cursor
+-- → nil where the job is gone | state, last seq, log entries
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state then return false end
+if state ~= 'done' then redis.call('SADD', P .. 'sub:' .. ARGV[2], ARGV[3]) end
+return { state, tonumber(redis.call('HGET', KEYS[1], 'last')), redis.call('XRANGE', KEYS[2], (ARGV[4] + 1) .. '-0', '+') }

@@ -1,0 +1,70 @@
+-- Give a worker jobs for its free slots.
+-- KEYS worker, its own stream
+-- ARGV prefix, worker, models (separated by spaces), slots, free, lease_ms, nonce, stall limit, finished_ms,
+--      endings: cancelled, deadline, poison; then stream, entry, job of each entry that a blocking read has given already
+-- → per job: job, epoch, request, ms left, log entries, session or '', its max_length, held, committed ids (list)
+local worker, models, free = ARGV[2], ARGV[3], tonumber(ARGV[5])
+local nonce, finished_ms = ARGV[7], ARGV[9]
+local claims = {}
+
+local function session_of(name)
+  if name == '' then return { '', 0, 0, {} } end
+  local key = P .. 'session:' .. name
+  redis.call('HSET', key, 'owner', worker)
+  local f = redis.call('HMGET', key, 'max_length', 'held')
+  return { name, tonumber(f[1]), tonumber(f[2]), redis.call('LRANGE', key .. ':ids', 0, -1) }
+end
+
+-- Start one entry, unless its job has ended or moved, or must end now. A job that already runs under this entry is
+-- one whose claim this worker never heard of, because the reply was lost: it starts anew.
+local function start(stream, entry, job)
+  local key = P .. 'job:' .. job
+  local f = redis.call('HMGET', key, 'state', 'entry', 'deadline', 'stalls', 'claims', 'request', 'session')
+  if not f[1] or f[1] == 'done' or f[2] ~= entry then
+    redis.call('XACK', stream, 'workers', entry)
+    redis.call('XDEL', stream, entry)
+    return
+  end
+  local left = f[3] - now_ms()
+  if left <= 0 then return finish_early(job, ARGV[11], finished_ms) end
+  if redis.call('HGET', key, 'cancelled') then return finish_early(job, ARGV[10], finished_ms) end
+  if f[7] ~= '' and redis.call('EXISTS', P .. 'session:' .. f[7]) == 0 then
+    return finish_early(job, ARGV[10], finished_ms)
+  end
+  if tonumber(f[4]) >= tonumber(ARGV[8]) then
+    redis.call('XADD', P .. 'dead', 'MAXLEN', 1000, '*', 'job', job)
+    return finish_early(job, ARGV[12], finished_ms)
+  end
+  local epoch = (f[5] + 1) .. ':' .. nonce
+  redis.call('HSET', key, 'state', 'running', 'owner', worker, 'epoch', epoch, 'claims', f[5] + 1, 'stalls', f[4] + 1)
+  local s = session_of(f[7])
+  claims[#claims + 1] = { job, epoch, f[6], left, redis.call('XRANGE', P .. 'log:' .. job, '-', '+'), s[1], s[2], s[3], s[4] }
+end
+
+local function read(stream)
+  if #claims >= free then return end
+  local command = { 'XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', free - #claims, 'STREAMS', stream, '>' }
+  local reply = redis.pcall(unpack(command))
+  if reply and reply.err then
+    redis.call('XGROUP', 'CREATE', stream, 'workers', 0, 'MKSTREAM')
+    reply = redis.call(unpack(command))
+  end
+  if not reply then return end
+  for _, entry in ipairs(reply[1][2]) do
+    start(stream, entry[1], entry[2][2])
+  end
+end
+
+touch_worker(worker, models, ARGV[4], free, ARGV[6])
+for i = 13, #ARGV, 3 do
+  start(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+end
+read(KEYS[2])
+for model in string.gmatch(models, '%S+') do
+  promote(model)
+  for _, lane in ipairs(LANES) do
+    read(ready_key(model, lane))
+  end
+end
+redis.call('HSET', KEYS[1], 'free', math.max(free - #claims, 0))
+return claims

@@ -1,0 +1,229 @@
+-- Put before every script: what several operations share. ARGV[1] is the prefix of all keys (one hash tag).
+-- Key schema: shared/keys.py. Times are milliseconds of Redis' own clock.
+local P = ARGV[1]
+local PRIORITIES = { 'interactive', 'batch' }
+local LANES = { 'resumed', 'interactive', 'batch' }
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function ready_key(model, lane)
+  return P .. 'ready:' .. model .. ':' .. lane
+end
+
+-- The number of accepted jobs that are not yet in a stream, of one tenant and ('*') of all.
+local function count_waiting(tenant, step)
+  for _, name in ipairs({ tenant, '*' }) do
+    if redis.call('HINCRBY', P .. 'waiting', name, step) <= 0 then redis.call('HDEL', P .. 'waiting', name) end
+  end
+end
+
+local function make_ready(job, stream)
+  local entry = redis.call('XADD', stream, '*', 'job', job)
+  redis.call('HSET', P .. 'job:' .. job, 'state', 'ready', 'stream', stream, 'entry', entry)
+end
+
+-- Entries of a stream that no worker has read yet. A stream whose group was lost has read nothing.
+local function unread(stream)
+  local pending = redis.pcall('XPENDING', stream, 'workers')
+  return redis.call('XLEN', stream) - (pending.err and 0 or pending[1])
+end
+
+-- Free slots of all live workers of a model, as of their last claim or beat.
+local function free_slots(model)
+  local free = 0
+  for _, worker in ipairs(redis.call('SMEMBERS', P .. 'serving:' .. model)) do
+    free = free + (tonumber(redis.call('HGET', P .. 'worker:' .. worker, 'free')) or 0)
+  end
+  return free
+end
+
+-- Tenants take turns into the ready streams while these are shorter than twice the free slots.
+local function promote(model)
+  local room = 2 * free_slots(model)
+  for _, priority in ipairs(PRIORITIES) do
+    room = room - unread(ready_key(model, priority))
+  end
+  for _, priority in ipairs(PRIORITIES) do
+    local lane = model .. ':' .. priority
+    while room > 0 do
+      local tenant = redis.call('LPOP', P .. 'ring:' .. lane)
+      if not tenant then break end
+      local queue = P .. 'queue:' .. lane .. ':' .. tenant
+      local job = redis.call('LPOP', queue)
+      if redis.call('EXISTS', queue) == 1 then redis.call('RPUSH', P .. 'ring:' .. lane, tenant) end
+      if job then
+        count_waiting(tenant, -1)
+        if redis.call('EXISTS', P .. 'job:' .. job) == 1 then
+          make_ready(job, ready_key(model, priority))
+          room = room - 1
+        end
+      end
+    end
+  end
+end
+
+-- Queue a job: in its session's line while another job of the session runs; else at the worker that owns the
+-- session; else among its tenant's jobs.
+local function place(job, model, priority, tenant, session)
+  if session ~= '' then
+    local key = P .. 'session:' .. session
+    local running = redis.call('HGET', key, 'running')
+    if running and running ~= job then
+      redis.call('RPUSH', key .. ':turns', job)
+      redis.call('PEXPIRE', key .. ':turns', math.max(redis.call('PTTL', key), 1))
+      redis.call('HSET', P .. 'job:' .. job, 'state', 'turn')
+      count_waiting(tenant, 1)
+      return
+    end
+    redis.call('HSET', key, 'running', job)
+    local owner = redis.call('HGET', key, 'owner')
+    if owner and redis.call('EXISTS', P .. 'worker:' .. owner) == 1 then
+      make_ready(job, P .. 'worker:' .. owner .. ':jobs')
+      return
+    end
+  end
+  local lane = model .. ':' .. priority
+  if redis.call('RPUSH', P .. 'queue:' .. lane .. ':' .. tenant, job) == 1 then
+    redis.call('RPUSH', P .. 'ring:' .. lane, tenant)
+  end
+  redis.call('HSET', P .. 'job:' .. job, 'state', 'waiting')
+  count_waiting(tenant, 1)
+  promote(model)
+end
+
+-- Take a job out of wherever it stands in line or is claimed.
+local function unplace(job)
+  local key = P .. 'job:' .. job
+  local f = redis.call('HMGET', key, 'state', 'stream', 'entry', 'model', 'priority', 'tenant', 'session')
+  if f[1] == 'ready' or f[1] == 'running' then
+    redis.call('XACK', f[2], 'workers', f[3])
+    redis.call('XDEL', f[2], f[3])
+  elseif f[1] == 'turn' then
+    redis.call('LREM', P .. 'session:' .. f[7] .. ':turns', 1, job)
+    count_waiting(f[6], -1)
+  elseif f[1] == 'waiting' then
+    local lane = f[4] .. ':' .. f[5]
+    local queue = P .. 'queue:' .. lane .. ':' .. f[6]
+    if redis.call('LREM', queue, 1, job) == 1 then
+      count_waiting(f[6], -1)
+      if redis.call('EXISTS', queue) == 0 then redis.call('LREM', P .. 'ring:' .. lane, 0, f[6]) end
+    end
+  end
+end
+
+-- Sessions live on while they are used; `extra` is how long a job of theirs may still take.
+local function renew_session(session, extra)
+  local key = P .. 'session:' .. session
+  local idle = tonumber(redis.call('HGET', key, 'idle_ms'))
+  if not idle then return end
+  for _, name in ipairs({ key, key .. ':ids', key .. ':turns' }) do
+    redis.call('PEXPIRE', name, idle + extra)
+  end
+  redis.call('ZADD', P .. 'sessions', now_ms() + idle + extra, session)
+end
+
+-- The job's session is free: its next job in line goes on.
+local function next_turn(session, job)
+  local key = P .. 'session:' .. session
+  if redis.call('HGET', key, 'running') ~= job then return end
+  redis.call('HDEL', key, 'running')
+  local following = redis.call('LPOP', key .. ':turns')
+  if not following then return renew_session(session, 0) end
+  local f = redis.call('HMGET', P .. 'job:' .. following, 'model', 'priority', 'tenant')
+  if not f[1] then
+    redis.call('HSET', key, 'running', following)
+    return next_turn(session, following)
+  end
+  count_waiting(f[3], -1)
+  place(following, f[1], f[2], f[3], session)
+end
+
+-- Write one log entry and tell every gateway that follows the job. The only PUBLISH of events: a worker whose lease
+-- is gone cannot be heard. A gateway that nobody hears is forgotten; it attaches again when it is back.
+local function emit(job, last, tokens, ending)
+  redis.call('XADD', P .. 'log:' .. job, last .. '-0', 't', tokens, 'e', ending)
+  redis.call('HSET', P .. 'job:' .. job, 'last', last)
+  local message = job .. ' ' .. last .. ' ' .. #tokens .. '\n' .. tokens .. ending
+  for _, gateway in ipairs(redis.call('SMEMBERS', P .. 'sub:' .. job)) do
+    if redis.call('PUBLISH', P .. 'gateway:' .. gateway, message) == 0 then
+      redis.call('SREM', P .. 'sub:' .. job, gateway)
+    end
+  end
+end
+
+-- End a job with an entry that holds its ending (and perhaps its last tokens).
+local function finish(job, last, tokens, ending, finished_ms)
+  emit(job, last, tokens, ending)
+  unplace(job)
+  local key = P .. 'job:' .. job
+  local f = redis.call('HMGET', key, 'session', 'last')
+  redis.call('HSET', key, 'state', 'done')
+  redis.call('HDEL', key, 'request', 'stream', 'entry', 'cancelled')
+  redis.call('ZREM', P .. 'due', job)
+  redis.call('DEL', P .. 'sub:' .. job)
+  redis.call('PEXPIRE', key, finished_ms)
+  redis.call('PEXPIRE', P .. 'log:' .. job, finished_ms)
+  if f[1] ~= '' then next_turn(f[1], job) end
+end
+
+local function finish_early(job, ending, finished_ms)
+  local last = tonumber(redis.call('HGET', P .. 'job:' .. job, 'last'))
+  finish(job, last + 1, '', ending, finished_ms)
+end
+
+-- A running job ends at its worker's next token, any other job at once.
+local function cancel(job, ending, finished_ms)
+  local f = redis.call('HMGET', P .. 'job:' .. job, 'state', 'owner')
+  if not f[1] or f[1] == 'done' then return end
+  if f[1] ~= 'running' then return finish_early(job, ending, finished_ms) end
+  redis.call('HSET', P .. 'job:' .. job, 'cancelled', 1)
+  redis.call('PUBLISH', P .. 'control:' .. f[2], 'cancel ' .. job)
+end
+
+-- Take a job from its worker and let any other go on with it, before all new ones.
+local function requeue(job, stream, entry)
+  redis.call('XACK', stream, 'workers', entry)
+  redis.call('XDEL', stream, entry)
+  local key = P .. 'job:' .. job
+  local f = redis.call('HMGET', key, 'entry', 'model', 'state')
+  if f[1] ~= entry or f[3] == 'done' then return end
+  redis.call('HSET', key, 'epoch', '', 'owner', '')
+  make_ready(job, ready_key(f[2], 'resumed'))
+end
+
+-- A worker is there, serves these models (separated by spaces), and lives for `lease_ms` unless it is heard again.
+local function touch_worker(worker, models, slots, free, lease_ms)
+  redis.call('HSET', P .. 'worker:' .. worker, 'free', free, 'slots', slots)
+  redis.call('PEXPIRE', P .. 'worker:' .. worker, lease_ms)
+  redis.call('HSET', P .. 'workers', worker, models)
+  for model in string.gmatch(models, '%S+') do
+    redis.call('SADD', P .. 'serving:' .. model, worker)
+  end
+end
+
+-- A worker is gone: all that it held, or that stood in its own stream, goes to others.
+local function evacuate(worker)
+  local models = redis.call('HGET', P .. 'workers', worker)
+  if not models then return end
+  for model in string.gmatch(models, '%S+') do
+    for _, lane in ipairs(LANES) do
+      local stream = ready_key(model, lane)
+      local held = redis.pcall('XPENDING', stream, 'workers', '-', '+', 10000, worker)
+      for _, row in ipairs(held.err and {} or held) do
+        local entry = redis.call('XRANGE', stream, row[1], row[1])[1]
+        if entry then requeue(entry[2][2], stream, entry[1]) end
+      end
+      redis.pcall('XGROUP', 'DELCONSUMER', stream, 'workers', worker)
+    end
+    redis.call('SREM', P .. 'serving:' .. model, worker)
+  end
+  local own = P .. 'worker:' .. worker .. ':jobs'
+  for _, entry in ipairs(redis.call('XRANGE', own, '-', '+')) do
+    requeue(entry[2][2], own, entry[1])
+  end
+  redis.call('DEL', own, P .. 'worker:' .. worker)
+  redis.call('HDEL', P .. 'workers', worker)
+end
