@@ -9,9 +9,9 @@ if not f[4] then return { 'gone', 0, 0 } end
 local last, cancelled = tonumber(f[2]), f[3] and 1 or 0
 if f[1] ~= epoch then return { 'fenced', last, 0 } end
 local upto = first + ARGV[5] - (ending == '' and 1 or 0)
+if f[4] ~= 'running' then return { ending ~= '' and upto == last and 'ok' or 'fenced', last, 0 } end
 if upto <= last then return { 'ok', last, cancelled } end
 if first ~= last + 1 then return { 'gap', last, cancelled } end
-if f[4] ~= 'running' then return { 'fenced', last, 0 } end
 
 if tokens ~= '' then redis.call('HSET', KEYS[1], 'stalls', 0) end
 if ending == '' then

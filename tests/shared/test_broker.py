@@ -1,0 +1,487 @@
+"""The broker's operations against a real server."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from shared.broker import Broker, Heart
+from shared.errors import BrokerUnavailable, Code, CorollaError
+from shared.keys import Timing
+from shared.messages import Ending, FinishReason, JobFailed, JobFinished, JobRequest, LogEntry, Token
+from shared.records import (
+    Append,
+    Appended,
+    Attached,
+    Bounds,
+    Busy,
+    CancelJob,
+    Claim,
+    CloseSession,
+    Gap,
+    Position,
+    Published,
+    Registration,
+    SessionCommit,
+    SessionInfo,
+    SessionSnapshot,
+    Submission,
+)
+from shared.sampling import SamplingParams
+from tests.valkey import Valkey
+
+pytestmark = pytest.mark.anyio
+
+MODEL = "corolla/oracle"
+REQUEST = JobRequest(model=MODEL, sampling=SamplingParams(seed=7), prompt="hi", max_new_tokens=3)
+DONE = JobFinished(FinishReason.LENGTH, prompt_tokens=2, completion_tokens=3)
+CANCELLED = JobFinished(FinishReason.CANCELLED)
+ONE, OTHER = Registration("w1", (MODEL,), 4), Registration("w2", (MODEL,), 4)
+A, B, C = Token(10, "a"), Token(11, "b"), Token(12, "c")
+PERMANENT = {"{p}:ready:corolla/oracle:" + lane for lane in ("resumed", "interactive", "batch")}
+
+
+@pytest.fixture
+async def broker(valkey: Valkey) -> AsyncIterator[Broker]:
+    async with Broker(valkey.url, Timing(lease_ms=200, orphan_ms=300, grace_ms=200)) as broker:
+        yield broker
+
+
+def job(name: str, session: str | None = None, deadline_ms: int = 60_000, tenant: str = "-") -> Submission:
+    return Submission(name, REQUEST, "g1", deadline_ms, tenant=tenant, session=session)
+
+
+async def submit(broker: Broker, submission: Submission) -> None:
+    assert await broker.submit(submission, Bounds()) == "accepted"
+
+
+async def claim_one(broker: Broker, who: Registration = ONE) -> Claim:
+    (claim,) = await broker.claim(who, 1, 0)
+    return claim
+
+
+async def append(
+    broker: Broker, claim: Claim, first: int, tokens: tuple[Token, ...], ending: Ending | None = None
+) -> Appended:
+    (answer,) = await broker.append([Append(claim.job, claim.epoch, first, tokens, ending)])
+    return answer
+
+
+def keys(valkey: Valkey) -> set[str]:
+    return {str(name, "utf-8") for name in valkey.client.scan_iter()}
+
+
+def pending(valkey: Valkey) -> int:
+    return sum(valkey.client.xpending(name, "workers")["pending"] for name in PERMANENT if valkey.client.exists(name))
+
+
+async def test_a_job_from_submit_to_the_end(broker: Broker, valkey: Valkey) -> None:
+    # given a job that a gateway follows
+    await submit(broker, job("j1"))
+    # when a worker claims it and writes its events
+    claim = await claim_one(broker)
+    assert (claim.job, claim.request, claim.log, claim.session) == ("j1", REQUEST, (), None)
+    assert 59_000 < claim.remaining_ms <= 60_000
+    assert await append(broker, claim, 1, (A,)) == Appended("ok", 1, False)
+    assert await append(broker, claim, 2, (B, C), DONE) == Appended("ok", 4, False)
+    # then the log has them all, from any cursor
+    assert await broker.attach("j1", "g1", 0) == Attached(
+        "done", 4, (LogEntry(1, (A,), None), LogEntry(2, (B, C), DONE))
+    )
+    assert await broker.attach("j1", "g1", 2) == Attached("done", 4, (LogEntry(2, (B, C), DONE),))
+    assert await broker.attach("j1", "g1", 4) == Attached("done", 4, ())
+    # and what is left is the finished job, for as long as it may be asked for
+    assert await broker.claim(ONE, 1, 0) == []
+    assert keys(valkey) == PERMANENT | {
+        "{p}:job:j1",
+        "{p}:log:j1",
+        "{p}:worker:w1",
+        "{p}:workers",
+        "{p}:serving:corolla/oracle",
+        "{p}:worker:w1:jobs",
+    }
+    assert pending(valkey) == 0
+    assert all(0 < valkey.client.pttl(name) <= 600_000 for name in ("{p}:job:j1", "{p}:log:j1"))
+
+
+async def test_a_job_is_accepted_once(broker: Broker, valkey: Valkey) -> None:
+    await submit(broker, job("j1"))
+    assert await broker.submit(job("j1"), Bounds()) == "known"
+    assert len(await broker.claim(ONE, 4, 0)) == 1
+    assert await broker.submit(job("j1"), Bounds()) == "known"
+    assert await broker.claim(OTHER, 4, 0) == []
+
+
+async def test_a_gateway_hears_what_it_follows(broker: Broker, valkey: Valkey) -> None:
+    # given a gateway that listens
+    feed = broker.subscribe("g1")
+    assert await anext(feed) == Gap()
+    # when two jobs get events, of which it follows one
+    await submit(broker, job("j1"))
+    await submit(broker, Submission("j2", REQUEST, "g2", 60_000))
+    one, two = await broker.claim(ONE, 2, 0)
+    await append(broker, two, 1, (B,))
+    await append(broker, one, 1, (A,))
+    await append(broker, one, 2, (), DONE)
+    # then it hears that one, and the gateway that nobody hears is forgotten
+    assert await anext(feed) == Published("j1", LogEntry(1, (A,), None))
+    assert await anext(feed) == Published("j1", LogEntry(2, (), DONE))
+    assert valkey.client.smembers("{p}:sub:j2") == set()
+
+
+async def test_a_subscription_survives_its_connection(broker: Broker, valkey: Valkey) -> None:
+    feed = broker.subscribe("g1")
+    assert await anext(feed) == Gap()
+    valkey.client.client_kill_filter(_type="pubsub")
+    assert await anext(feed) == Gap()
+
+
+async def test_append_takes_each_event_once_and_in_order(broker: Broker, valkey: Valkey) -> None:
+    await submit(broker, job("j1"))
+    claim = await claim_one(broker)
+    assert await append(broker, claim, 1, (A,)) == Appended("ok", 1, False)
+    assert await append(broker, claim, 1, (A,)) == Appended("ok", 1, False)
+    assert await append(broker, claim, 3, (C,)) == Appended("gap", 1, False)
+    assert await append(broker, claim, 1, (A, B)) == Appended("gap", 1, False)
+    assert await append(broker, claim, 2, (B,), DONE) == Appended("ok", 3, False)
+    assert await append(broker, claim, 2, (B,), DONE) == Appended("ok", 3, False)
+    assert await append(broker, claim, 4, (C,)) == Appended("fenced", 3, False)
+    assert valkey.client.xlen("{p}:log:j1") == 2
+
+
+async def test_append_to_an_unknown_job(broker: Broker) -> None:
+    (answer,) = await broker.append([Append("nobody", "1:x", 1, (A,))])
+    assert answer == Appended("gone", 0, False)
+
+
+async def test_many_appends_are_one_round_trip_also_when_the_script_is_unknown(broker: Broker, valkey: Valkey) -> None:
+    for name in ("j1", "j2", "j3"):
+        await submit(broker, job(name))
+    claims = await broker.claim(ONE, 3, 0)
+    valkey.client.script_flush()
+    answers = await broker.append([Append(claim.job, claim.epoch, 1, (A,)) for claim in claims])
+    assert answers == [Appended("ok", 1, False)] * 3
+
+
+async def test_a_worker_that_lost_its_lease_is_not_heard(broker: Broker, valkey: Valkey) -> None:
+    # given a worker whose job went to another one because it was silent
+    await submit(broker, job("j1"))
+    zombie = await claim_one(broker, ONE)
+    await append(broker, zombie, 1, (A,))
+    valkey.client.delete("{p}:worker:w1")
+    await broker.leave("w1")
+    heir = await claim_one(broker, OTHER)
+    assert (heir.job, heir.log, heir.epoch != zombie.epoch) == ("j1", (A,), True)
+    # when it wakes up
+    heart = Heart(valkey.url, ONE, broker.timing)
+    beat = heart.beat([("j1", zombie.epoch)], 4)
+    heart.close()
+    # then nothing that it says counts, and it cannot take the job back
+    assert (beat.fenced, beat.cancelled) == (frozenset({"j1"}), frozenset())
+    assert await append(broker, zombie, 2, (B,)) == Appended("fenced", 1, False)
+    assert [
+        row["consumer"]
+        for row in valkey.client.xpending_range("{p}:ready:corolla/oracle:resumed", "workers", "-", "+", 9)
+    ] == [b"w2"]
+    assert await append(broker, heir, 2, (C,), DONE) == Appended("ok", 3, False)
+
+
+async def reap_until_claimed(broker: Broker, who: Registration) -> Claim:
+    while True:
+        await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms)
+        if claims := await broker.claim(who, 1, 50):
+            return claims[0]
+
+
+async def test_jobs_of_a_silent_worker_are_taken_from_it(broker: Broker, valkey: Valkey) -> None:
+    # given a worker that holds one job and was sent another for a session of its own
+    await broker.open_session("s1", MODEL, 64, 60_000, 9)
+    await submit(broker, job("j1", session="s1"))
+    first = await claim_one(broker)
+    await append(broker, first, 1, (), DONE)
+    await submit(broker, job("j2", session="s1"))
+    await submit(broker, job("j3"))
+    held = await broker.claim(ONE, 1, 0)
+    assert [claim.job for claim in held] == ["j2"]
+    await submit(broker, job("j4", session="s1"))
+    # when it falls silent
+    other = await claim_one(broker, OTHER)
+    assert (other.job, await append(broker, other, 1, (), DONE)) == ("j3", Appended("ok", 1, False))
+    heir = await reap_until_claimed(broker, OTHER)
+    # then others go on, the session in order
+    assert (heir.job, heir.session) == ("j2", SessionSnapshot("s1", 64, [], 0))
+    await append(broker, heir, 1, (), DONE)
+    assert [claim.job for claim in await broker.claim(OTHER, 9, 0)] == ["j4"]
+    assert valkey.client.hkeys("{p}:workers") == [b"w2"]
+
+
+async def test_a_beat_keeps_a_lease(broker: Broker, valkey: Valkey) -> None:
+    # given two jobs of one worker, of which it beats for one only
+    await submit(broker, job("j1"))
+    await submit(broker, job("j2"))
+    kept, dropped = await broker.claim(ONE, 2, 0)
+    heart = Heart(valkey.url, ONE, broker.timing)
+    taken: list[Claim] = []
+    while not taken:
+        assert heart.beat([(kept.job, kept.epoch)], 2).fenced == frozenset()
+        await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms)
+        taken = await broker.claim(OTHER, 4, 20)
+    heart.close()
+    # then the other one moves
+    assert [claim.job for claim in taken] == [dropped.job]
+    assert await append(broker, kept, 1, (A,)) == Appended("ok", 1, False)
+
+
+async def test_no_job_is_taken_while_the_server_has_just_come_back(broker: Broker, valkey: Valkey) -> None:
+    async with Broker(valkey.url, Timing(lease_ms=3_600_000)) as patient:
+        await submit(patient, job("j1"))
+        await claim_one(patient)
+        valkey.client.delete("{p}:worker:w1")
+        await patient.reap()
+        assert await patient.claim(OTHER, 1, 0) == []
+
+
+async def test_draining_is_no_attempt(broker: Broker, valkey: Valkey) -> None:
+    await submit(broker, job("j1"))
+    for _ in range(10):
+        claim = await claim_one(broker)
+        await broker.requeue(ONE, [(claim.job, claim.epoch)])
+    assert valkey.client.hget("{p}:job:j1", "stalls") == b"0"
+    await broker.leave("w1")
+    assert keys(valkey) - PERMANENT == {"{p}:job:j1", "{p}:sub:j1", "{p}:due"}
+
+
+async def test_a_job_that_kills_its_workers_is_given_up(broker: Broker, valkey: Valkey) -> None:
+    # given a job that got one token and then lost three workers in a row
+    await submit(broker, job("j1"))
+    claim = await claim_one(broker)
+    await append(broker, claim, 1, (A,))
+    for _ in range(3):
+        await broker.leave("w1")
+        claim = await claim_one(broker)
+    # when the next one claims it
+    await broker.leave("w1")
+    assert await broker.claim(ONE, 1, 0) == []
+    # then it has failed, and is noted
+    attached = await broker.attach("j1", "g1", 1)
+    assert attached is not None
+    (entry,) = attached.entries
+    assert isinstance(entry.ending, JobFailed)
+    assert (attached.state, entry.first, entry.ending.code) == ("done", 2, Code.POISON)
+    assert [fields for _, fields in valkey.client.xrange("{p}:dead") or []] == [{b"job": b"j1"}]
+
+
+async def test_cancel_while_waiting_ends_a_job_at_once(broker: Broker, valkey: Valkey) -> None:
+    await submit(broker, job("j1"))
+    await broker.cancel("j1")
+    assert await broker.attach("j1", "g1", 0) == Attached("done", 1, (LogEntry(1, (), CANCELLED),))
+    assert await broker.claim(ONE, 1, 0) == []
+    assert valkey.client.exists("{p}:waiting", "{p}:due", "{p}:ring:corolla/oracle:interactive") == 0
+
+
+async def test_cancel_while_running_reaches_the_worker_by_every_way(broker: Broker, valkey: Valkey) -> None:
+    await submit(broker, job("j1"))
+    claim = await claim_one(broker)
+    words = broker.control("w1")
+    heard = asyncio.ensure_future(anext(words))
+    while not valkey.client.pubsub_numsub("{p}:control:w1")[0][1]:
+        await asyncio.sleep(0.01)
+    await broker.cancel("j1")
+    assert await heard == CancelJob("j1")
+    assert await append(broker, claim, 1, (A,)) == Appended("ok", 1, True)
+    heart = Heart(valkey.url, ONE, broker.timing)
+    assert heart.beat([("j1", claim.epoch)], 1).cancelled == {"j1"}
+    heart.close()
+
+
+async def test_detach_cancels_only_what_nobody_else_follows(broker: Broker, valkey: Valkey) -> None:
+    await submit(broker, job("j1"))
+    await broker.attach("j1", "g2", 0)
+    await broker.detach("j1", "g1", cancel=True)
+    assert valkey.client.hget("{p}:job:j1", "state") == b"waiting"
+    await broker.detach("j1", "g2", cancel=True)
+    assert valkey.client.hget("{p}:job:j1", "state") == b"done"
+
+
+async def test_bounds(broker: Broker, valkey: Valkey) -> None:
+    bounds = Bounds(tenant=2, total=3)
+    for name, tenant in (("j1", "x"), ("j2", "x"), ("j3", "y")):
+        assert await broker.submit(job(name, tenant=tenant), bounds) == "accepted"
+    with pytest.raises(Busy) as refused:
+        await broker.submit(job("j4", tenant="x"), bounds)
+    assert (refused.value.code, refused.value.depth) == (Code.TENANT_BUSY, 2)
+    with pytest.raises(Busy) as refused:
+        await broker.submit(job("j4", tenant="z"), bounds)
+    assert (refused.value.code, refused.value.depth) == (Code.BUSY, 3)
+    assert len(await broker.claim(ONE, 4, 0)) == 3
+    assert valkey.client.exists("{p}:waiting", "{p}:job:j4") == 0
+
+
+async def test_tenants_take_turns(broker: Broker) -> None:
+    for name, tenant in (("x1", "x"), ("x2", "x"), ("x3", "x"), ("y1", "y"), ("z1", "z")):
+        await submit(broker, job(name, tenant=tenant))
+    assert [claim.job for claim in await broker.claim(ONE, 9, 0)] == ["x1", "y1", "z1", "x2", "x3"]
+
+
+async def test_batch_jobs_wait_for_interactive_ones(broker: Broker) -> None:
+    await submit(broker, Submission("late", REQUEST, "g1", 60_000, priority="batch"))
+    await submit(broker, job("soon"))
+    assert [claim.job for claim in await broker.claim(ONE, 9, 0)] == ["soon", "late"]
+
+
+async def test_ready_streams_hold_at_most_twice_the_free_slots(broker: Broker, valkey: Valkey) -> None:
+    assert await broker.claim(Registration("w1", (MODEL,), 2), 2, 0) == []
+    for number in range(10):
+        await submit(broker, job(f"j{number}"))
+    assert valkey.client.xlen("{p}:ready:corolla/oracle:interactive") == 4
+    assert valkey.client.hgetall("{p}:waiting") == {b"-": b"6", b"*": b"6"}
+
+
+async def test_a_waiting_worker_is_woken(broker: Broker) -> None:
+    waiting = asyncio.ensure_future(broker.claim(ONE, 4, 10_000))
+    while not (await broker.live_workers([MODEL]))[MODEL]:
+        await asyncio.sleep(0.01)
+    await submit(broker, job("j1"))
+    assert [claim.job for claim in await asyncio.wait_for(waiting, 2)] == ["j1"]
+
+
+async def test_positions(broker: Broker) -> None:
+    for name in ("j1", "j2", "j3"):
+        await submit(broker, job(name))
+    claim = await claim_one(broker)
+    await append(broker, claim, 1, (A, B))
+    assert await broker.positions("g1", ["j1", "j2", "j3", "no"]) == {
+        "j1": Position("running", 2, 0),
+        "j2": Position("ready", 0, 0),
+        "j3": Position("waiting", 0, 2),
+        "no": Position("gone", 0, 0),
+    }
+
+
+async def finished(broker: Broker, name: str) -> LogEntry:
+    while True:
+        await broker.sweep()
+        attached = await broker.attach(name, "late", 0)
+        assert attached is not None
+        if attached.state == "done":
+            return attached.entries[-1]
+        await asyncio.sleep(0.02)
+
+
+async def test_a_job_past_its_deadline_ends(broker: Broker, valkey: Valkey) -> None:
+    await submit(broker, job("waits", deadline_ms=100))
+    await submit(broker, job("runs", deadline_ms=100))
+    (running,) = [claim for claim in await broker.claim(ONE, 9, 0) if claim.job == "runs"]
+    await broker.requeue(ONE, [])
+    for name in ("waits", "runs"):
+        ending = (await finished(broker, name)).ending
+        assert isinstance(ending, JobFailed)
+        assert ending.code is Code.DEADLINE
+    assert await append(broker, running, 1, (A,)) == Appended("fenced", 1, False)
+    assert valkey.client.exists("{p}:due") == 0
+
+
+async def test_a_job_that_nobody_follows_ends(broker: Broker) -> None:
+    await submit(broker, job("j1"))
+    assert await finished(broker, "j1") == LogEntry(1, (), CANCELLED)
+
+
+async def test_a_session_over_two_workers(broker: Broker, valkey: Valkey) -> None:
+    # given a session with one answered call
+    await broker.open_session("s1", MODEL, 64, 60_000, 9)
+    assert await broker.session("s1") == SessionInfo("s1", MODEL, 64)
+    await submit(broker, job("j1", session="s1"))
+    claim = await claim_one(broker)
+    assert claim.session == SessionSnapshot("s1", 64, [], 0)
+    commit = Append("j1", claim.epoch, 1, (A,), DONE, SessionCommit([5, 70_000], 1))
+    await broker.append([commit])
+    await broker.append([commit])
+    # when its owner is gone and the next call comes
+    await broker.leave("w1")
+    await submit(broker, job("j2", session="s1"))
+    claim = await claim_one(broker, OTHER)
+    # then the other worker gets what was committed, once
+    assert claim.session == SessionSnapshot("s1", 64, [5, 70_000], 1)
+    await append(broker, claim, 1, (), JobFailed(Code.SWARM, "no"))
+    # and a call that failed commits nothing; the owner gets the next one in its own stream
+    await submit(broker, job("j3", session="s1"))
+    assert valkey.client.xlen("{p}:worker:w2:jobs") == 1
+    assert (await claim_one(broker, OTHER)).session == SessionSnapshot("s1", 64, [5, 70_000], 1)
+
+
+async def test_calls_of_a_session_take_turns(broker: Broker, valkey: Valkey) -> None:
+    await broker.open_session("s1", MODEL, 64, 60_000, 9)
+    for name in ("j1", "j2", "j3"):
+        await submit(broker, job(name, session="s1"))
+    for name in ("j1", "j2"):
+        (claim,) = await broker.claim(ONE, 9, 0)
+        assert claim.job == name
+        await append(broker, claim, 1, (), DONE)
+    await broker.cancel("j3")
+    assert await broker.claim(ONE, 9, 0) == []
+    assert valkey.client.exists("{p}:waiting", "{p}:session:s1:turns") == 0
+    assert 50_000 < valkey.client.pttl("{p}:session:s1") <= 60_000
+
+
+async def test_closing_a_session_ends_its_jobs_and_tells_the_owner(broker: Broker, valkey: Valkey) -> None:
+    await broker.open_session("s1", MODEL, 64, 60_000, 9)
+    await submit(broker, job("j1", session="s1"))
+    claim = await claim_one(broker)
+    await submit(broker, job("j2", session="s1"))
+    words = broker.control("w1")
+    heard = asyncio.ensure_future(anext(words))
+    while not valkey.client.pubsub_numsub("{p}:control:w1")[0][1]:
+        await asyncio.sleep(0.01)
+    await broker.close_session("s1")
+    assert [await heard, await anext(words)] == [CancelJob("j1"), CloseSession("s1")]
+    assert await append(broker, claim, 1, (A,), DONE) == Appended("ok", 2, True)
+    assert [name for name in keys(valkey) if "session" in name] == []
+    with pytest.raises(CorollaError, match="Session 's1' expired or does not exist"):
+        await broker.submit(job("j3", session="s1"), Bounds())
+    await broker.close_session("s1")
+
+
+async def test_the_number_of_open_sessions_is_bounded(broker: Broker) -> None:
+    await broker.open_session("s1", MODEL, 64, 50, 2)
+    await broker.open_session("s2", MODEL, 64, 60_000, 2)
+    await broker.open_session("s2", MODEL, 64, 60_000, 2)
+    with contextlib.suppress(CorollaError):
+        await broker.open_session("s3", MODEL, 64, 60_000, 2)
+    while await broker.session("s3") is None:
+        with contextlib.suppress(CorollaError):
+            await broker.open_session("s3", MODEL, 64, 60_000, 2)
+    with pytest.raises(CorollaError, match=r"Too many opened inference sessions \(max 2\), please come back later"):
+        await broker.open_session("s4", MODEL, 64, 60_000, 2)
+
+
+async def test_a_server_that_does_not_answer(valkey: Valkey) -> None:
+    valkey.stop()
+    try:
+        async with Broker(valkey.url) as broker:
+            with pytest.raises(BrokerUnavailable):
+                await broker.ping()
+            with pytest.raises(BrokerUnavailable):
+                await broker.append([Append("j1", "1:x", 1, (A,))])
+    finally:
+        valkey.start()
+
+
+async def test_what_was_written_survives_a_killed_server(broker: Broker, valkey: Valkey) -> None:
+    # given a running job
+    feed = broker.subscribe("g1")
+    assert await anext(feed) == Gap()
+    await submit(broker, job("j1"))
+    claim = await claim_one(broker)
+    await append(broker, claim, 1, (A,))
+    assert await anext(feed) == Published("j1", LogEntry(1, (A,), None))
+    # when the server is killed and comes back
+    valkey.client.bgrewriteaof()
+    while valkey.client.info("persistence")["aof_rewrite_in_progress"]:
+        await asyncio.sleep(0.01)
+    valkey.kill()
+    valkey.start()
+    # then the subscription is made again and the worker goes on
+    assert await anext(feed) == Gap()
+    assert await append(broker, claim, 2, (B,), DONE) == Appended("ok", 3, False)
+    assert await broker.attach("j1", "g1", 1) == Attached("done", 3, (LogEntry(2, (B,), DONE),))

@@ -1,0 +1,57 @@
+"""Messages on the wire."""
+
+import msgspec
+import pytest
+
+from shared.errors import Code
+from shared.messages import (
+    FinishReason,
+    JobFailed,
+    JobFinished,
+    JobRequest,
+    LogEntry,
+    Token,
+    decode_entry,
+    decode_request,
+    encode,
+)
+from shared.sampling import SamplingParams
+
+REQUEST = JobRequest(
+    model="m",
+    sampling=SamplingParams(do_sample=True, temperature=0.6, seed=2**63 - 1),
+    prompt="ü",
+    max_length=9,
+    stop=("###",),
+    extra_stop=("</s>",),
+    partial=True,
+)
+
+
+def test_a_request_comes_back_as_it_was() -> None:
+    assert decode_request(encode(REQUEST)) == REQUEST
+
+
+def test_a_request_that_is_none_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        decode_request(msgspec.msgpack.encode({"model": "m", "sampling": {"top_k": "4"}}))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        LogEntry(3, (Token(1, "a"), Token(2, "")), None),
+        LogEntry(3, (Token(1, "a"),), JobFinished(FinishReason.STOP, 4, 3)),
+        LogEntry(3, (), JobFailed(Code.SWARM, "no")),
+    ],
+)
+def test_an_entry_comes_back_from_its_parts(entry: LogEntry) -> None:
+    tokens = encode(entry.tokens) if entry.tokens else b""
+    ending = encode(entry.ending) if entry.ending else b""
+    assert decode_entry(entry.last, tokens, ending) == entry
+
+
+def test_the_last_event_counts_the_ending() -> None:
+    assert LogEntry(1, (Token(1, "a"),), None).last == 1
+    assert LogEntry(1, (Token(1, "a"),), JobFinished(FinishReason.STOP)).last == 2
+    assert LogEntry(1, (), JobFinished(FinishReason.STOP)).last == 1

