@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
 from tests.valkey import free_port
@@ -87,9 +88,18 @@ class Gateway(Service):
         bind = f"127.0.0.1:{self.port}"
         super().__init__("gateway", log, redis_url=redis_url, catalog=str(catalog), bind=bind, **settings)
 
+    def is_ready(self) -> bool:
+        """Whether the broker answers and a live worker serves the default model."""
+        return httpx.get(f"{self.url}/health/ready").status_code == 200
+
 
 class Worker(Service):
     """`python -m worker`."""
 
     def __init__(self, log: Path, redis_url: str, catalog: Path, **settings: str | int | float) -> None:
         super().__init__("worker", log, redis_url=redis_url, catalog=str(catalog), **settings)
+
+    @property
+    def registered(self) -> str:
+        """The name under which the worker that runs now is known to the broker."""
+        return str([line["worker"] for line in self.lines() if line.get("event") == "ready"][-1])

