@@ -1,0 +1,115 @@
+"""A real private swarm for tests: two Petals servers on loopback, each with half the blocks of a model.
+
+`python -m tests.swarm FOLDER` serves the model in FOLDER until Ctrl-C; where there is none it makes a tiny random one.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+BOOTSTRAP = """\
+import logging, runpy
+logging.basicConfig(level=logging.INFO)
+import worker.petals_compat
+runpy.run_module("petals.cli.run_server", run_name="__main__", alter_sys=True)
+"""
+CACHE_TOKENS = 16384
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Swarm:
+    """model: folder of weights and tokenizer; peers: multiaddresses to join by; servers: one process group each."""
+
+    model: Path
+    peers: tuple[str, ...]
+    dht_prefix: str
+    servers: tuple[subprocess.Popen[bytes], ...]
+
+
+def _start(model: Path, first: int, last: int, log: Path, *options: str) -> subprocess.Popen[bytes]:
+    arguments = [str(model), "--block_indices", f"{first}:{last}", "--host_maddrs", "/ip4/127.0.0.1/tcp/0"]
+    arguments += ["--throughput", "1", "--device", "cpu", "--torch_dtype", "float32", "--quant_type", "none"]
+    arguments += ["--num_handlers", "2", "--attn_cache_tokens", str(CACHE_TOKENS), *options]
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-c", BOOTSTRAP, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+
+
+def _wait_for(server: subprocess.Popen[bytes], log: Path, pattern: str) -> str:
+    """What the first group of `pattern` matches, as soon as the server has logged it."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not (match := re.search(pattern, log.read_text(errors="replace"))):
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"the swarm server did not start:\n{log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.1)
+    return match[1]
+
+
+def stop_group(leader: subprocess.Popen[bytes]) -> None:
+    """End a process group of `start_new_session` and wait until nothing of it is left."""
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGTERM)
+        while _members(leader.pid):
+            leader.poll()
+            if time.monotonic() > deadline:
+                os.killpg(leader.pid, signal.SIGKILL)
+            time.sleep(0.05)
+    leader.wait()
+
+
+def _members(group: int) -> list[int]:
+    """Process ids of a group, zombies left out."""
+    found = []
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
+@contextlib.contextmanager
+def running_swarm(model: Path, dht_prefix: str = "tiny") -> Iterator[Swarm]:
+    """Two servers with half of `model` each, ready; on exit no process of theirs is left."""
+    blocks: int = json.loads((model / "config.json").read_text())["num_hidden_layers"]
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        logs = Path(folder) / "first.log", Path(folder) / "second.log"
+        prefix = ("--dht_prefix", dht_prefix)
+        first = _start(model, 0, blocks // 2, logs[0], "--new_swarm", *prefix)
+        stack.callback(stop_group, first)
+        peer = _wait_for(first, logs[0], r"Running a server on \['([^']+)'")
+        second = _start(model, blocks // 2, blocks, logs[1], "--initial_peers", peer, *prefix)
+        stack.callback(stop_group, second)
+        for server, log in zip((first, second), logs, strict=True):
+            _wait_for(server, log, "(Started)")
+        yield Swarm(model, (peer,), dht_prefix, (first, second))
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    if not target.exists():
+        subprocess.run([sys.executable, "-m", "tests.tiny_model", str(target)], cwd=ROOT, check=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), running_swarm(target) as swarm:
+        print(json.dumps({"peers": swarm.peers, "dht_prefix": swarm.dht_prefix}), flush=True)
+        signal.pause()

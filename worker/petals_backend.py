@@ -1,0 +1,208 @@
+"""The backend `petals`: blocks on the servers of a swarm; tokenizer, embeddings and head here.
+
+A step is: ids → word embeddings → inference session → final norm → head, for the last position → the next token.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+import worker.petals_compat as compat  # before petals, which cannot be imported without it
+
+# isort: split
+from hivemind.p2p import P2PDaemonError
+from petals import AutoDistributedModelForCausalLM
+from petals.client.inference_session import InferenceSession
+
+from shared.catalog import Model
+from shared.errors import Code, CorollaError
+from worker.backend import Draw
+from worker.devices import DtypeName, choose_dtype, choose_threads
+from worker.sampling import choose
+from worker.tokenizer import FastTokenizer, load_tokenizer
+
+MAX_ATTEMPTS = 3  # of one step, each perhaps over other servers; Petals' own default is to go on for ever
+MAX_BACKOFF_S = 2.0
+PIECE = 512  # positions of a prompt that are fed at once, so that a cancelled one stops soon
+DHT_STOP_TIMEOUT_S = 10.0
+
+_NO_ROOM = ("attention cache", "could not allocate", "cannot allocate", "allocationfailed")
+
+_log = structlog.get_logger()
+
+
+class ModelError(Exception):
+    """A model cannot be loaded; the text is one line for the operator."""
+
+
+class PetalsSession:
+    """An attention cache on the servers. Threads of the pool use it, one at a time."""
+
+    def __init__(self, model: Any, head_lock: threading.Lock, pool: ThreadPoolExecutor, max_length: int) -> None:
+        self._model = model
+        self._head_lock = head_lock
+        self._pool = pool
+        self._max_length = max_length
+        self._session = InferenceSession(model.transformer.h.sequence_manager, max_length)
+        self._in_use = threading.Lock()
+        self._closing: Future[None] | None = None
+
+    async def step(self, ids: Sequence[int], draw: Draw) -> int:
+        """Feed `ids` and choose the next token; see BackendSession.
+
+        A cancelled step goes on in its thread until the servers answer; close() waits for it there.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._step, tuple(ids), draw)
+
+    async def close(self) -> None:
+        """Free the cache, on the servers too; see BackendSession."""
+        if self._closing is None:
+            self._closing = self._pool.submit(self._close)
+        await asyncio.shield(asyncio.wrap_future(self._closing))
+
+    def _step(self, ids: tuple[int, ...], draw: Draw) -> int:
+        with self._in_use, torch.inference_mode():
+            for start in range(0, len(ids), PIECE):
+                hidden = self._feed(self._embed(ids[start : start + PIECE]))
+            with self._head_lock:
+                logits = self._model.lm_head(self._model.transformer.ln_f(hidden[:, -1]))
+            return choose(logits, [draw])[0]
+
+    def _embed(self, ids: tuple[int, ...]) -> torch.Tensor:
+        """[1, ids, hidden size]"""
+        transformer = self._model.transformer
+        row = torch.tensor([ids], device=transformer.word_embeddings.weight.device)
+        embedded: torch.Tensor = transformer.word_embeddings_layernorm(transformer.word_embeddings(row))
+        return embedded
+
+    def _feed(self, embedded: torch.Tensor) -> torch.Tensor:
+        """Send embeddings through the swarm: same shape in and out."""
+        if self._closing is not None:
+            raise CorollaError(Code.SWARM, "The session was closed during a step")
+        try:
+            hidden: torch.Tensor = self._session.step(embedded)
+        except Exception as error:  # what a server, the network or the library raises has no common root
+            raise _translate(error, self._max_length) from error
+        if not torch.isfinite(hidden).all():
+            raise CorollaError(Code.SWARM, "A server of the swarm answered with numbers that are none")
+        return hidden
+
+    def _close(self) -> None:
+        with self._in_use:
+            try:
+                self._session.close()
+            except Exception as error:  # as above; the session counts as closed all the same
+                _log.warning("session_close_failed", error=type(error).__name__)
+
+
+class PetalsBackend:
+    """One model of a swarm. Made by `load`."""
+
+    def __init__(self, model: Any, tokenizer: FastTokenizer, slots: int) -> None:
+        self.tokenizer = tokenizer
+        self._model = model
+        self._head_lock = threading.Lock()  # one product at a time: each uses all the threads it may
+        # Every session may have one step under way and one close that waits for a cancelled step.
+        self._pool = ThreadPoolExecutor(2 * slots, thread_name_prefix="petals")
+
+    def open(self, max_length: int) -> PetalsSession:
+        """A session with room for `max_length` ids; contacts no server before its first step."""
+        return PetalsSession(self._model, self._head_lock, self._pool, max_length)
+
+    async def stop(self) -> None:
+        """End the processes and connections that belong to the model. Sessions should be closed before."""
+        await asyncio.to_thread(self._stop)
+
+    def _stop(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        _leave(self._model.transformer.h.sequence_manager)
+
+
+def load(
+    model: Model,
+    folder: Path,
+    peers: tuple[str, ...],
+    dtype: DtypeName,
+    device: str,
+    slots: int,
+    request_timeout_s: float = 30.0,
+) -> PetalsBackend:
+    """Load a model's own part and join its swarm: takes seconds, starts processes, blocks. Raises ModelError.
+
+    folder: the catalogue's, where a relative path of the model starts. peers: empty for Petals' public swarm.
+    slots: sessions that may step at the same time. Open no listening socket before: a forked process would keep it.
+    """
+    source = str(folder / model.path) if model.path else model.repository
+    for name in ("petals", "hivemind"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        network = AutoDistributedModelForCausalLM.from_pretrained(
+            source,
+            torch_dtype=choose_dtype(dtype, device),
+            request_timeout=request_timeout_s,
+            **_options(model, peers),
+        )
+    except (OSError, ValueError, AssertionError, P2PDaemonError) as error:
+        raise _model_error(model, error) from error
+    try:
+        tokenizer = load_tokenizer(source, model.revision, network.generation_config)
+        network.to(device).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        _leave(network.transformer.h.sequence_manager)
+        raise _model_error(model, error) from error
+    torch.set_num_threads(choose_threads(network.lm_head.weight.numel()))
+    return PetalsBackend(network, tokenizer, slots)
+
+
+def _options(model: Model, peers: tuple[str, ...]) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "revision": model.revision,
+        "active_adapter": model.adapter,
+        "use_safetensors": True,  # a pickle would run code
+        "trust_remote_code": False,
+        "max_retries": MAX_ATTEMPTS,
+        "max_backoff": MAX_BACKOFF_S,
+        "show_route": False,
+    }
+    if peers:
+        options["initial_peers"] = list(peers)
+    if model.dht_prefix:
+        options["dht_prefix"] = model.dht_prefix
+    return options
+
+
+def _model_error(model: Model, error: Exception) -> ModelError:
+    return ModelError(f"the model {model.key} cannot be loaded: {(str(error) or type(error).__name__).splitlines()[0]}")
+
+
+def _leave(manager: Any) -> None:
+    """Leave the swarm: the thread that watches it, our connection to p2pd, and the DHT process with p2pd."""
+    manager.shutdown()
+    with contextlib.suppress(Exception):
+        compat.RemoteExpertWorker.run_coroutine(manager.state.p2p.shutdown(), return_future=True).result(
+            compat.CLOSE_TIMEOUT_S
+        )
+    manager.dht.shutdown_timeout = DHT_STOP_TIMEOUT_S
+    manager.dht.shutdown()
+
+
+def _translate(error: Exception, max_length: int) -> CorollaError:
+    """The library's error in our words; its own may hold addresses and paths."""
+    text = f"{type(error).__name__} {error}".lower()
+    full = any(sign in text for sign in _NO_ROOM)
+    _log.warning("swarm_step_failed", error=type(error).__name__, cache_full=full)
+    if full:
+        return CorollaError(
+            Code.CACHE_FULL,
+            "The attention cache is full: the swarm has no room for a session "
+            f"of {max_length} tokens now, please try again later",
+        )
+    return CorollaError(Code.SWARM, "The swarm did not complete a step in time, please try again later")
