@@ -1,0 +1,227 @@
+"""Events of all jobs that this gateway follows: one subscription, one feed for each reader, repair of what was missed.
+
+Events come over pub/sub, which may lose them. So a feed knows the seq that comes next, and reads the job's log instead
+whenever something is amiss: an event too far ahead, a subscription that was made anew, a check of positions that finds
+the log ahead of the feed, or a reader so slow that live events had to be dropped.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+
+import structlog
+
+from gateway.patience import patiently
+from shared.broker import Broker
+from shared.errors import BrokerUnavailable, Code, CorollaError
+from shared.messages import LogEntry
+from shared.records import Gap, Position, Published
+
+# Live events that may wait for one reader; what a token weighs in memory besides its text.
+FEED_BYTES = 256 << 10
+TOKEN_BYTES = 128
+
+log = structlog.get_logger()
+
+
+class JobGone(Exception):
+    """The broker does not know the job, or does not any more."""
+
+
+class Feed:
+    """One reader's view of a job's log, in order and without gaps.
+
+    A log that was lost and written again is read again: entries may repeat what was read before, and it is the reader
+    who compares. `base` is the seq after which the reader began; what the log says before that nobody can compare.
+    """
+
+    def __init__(self, broker: Broker, gateway: str, job: str, base: int) -> None:
+        self.job = job
+        self.ahead = 0
+        self.submitted = False
+        self._broker = broker
+        self._gateway = gateway
+        self._base = base
+        self._seen = base
+        self._entries: deque[LogEntry] = deque()
+        self._bytes = 0
+        self._stale = False
+        self._gone = False
+        self._wake = asyncio.Event()
+
+    @property
+    def seen(self) -> int:
+        """The seq of the last event that was taken in."""
+        return self._seen
+
+    def push(self, entry: LogEntry) -> None:
+        """Take in an event, or note that the log must be read."""
+        if entry.first > self._seen + 1 or self._bytes > FEED_BYTES:
+            self._stale = True
+        else:
+            self._entries.append(entry)
+            self._bytes += _weight(entry)
+            self._seen = max(self._seen, entry.last)
+        self._wake.set()
+
+    def stale(self) -> None:
+        """Something may have been missed."""
+        self._stale = True
+        self._wake.set()
+
+    def compare(self, position: Position, seen: int) -> None:
+        """Where the broker says the job is; `seen` is where the feed was when that was asked."""
+        self.ahead = position.ahead
+        if position.state == "gone":
+            self._gone = True
+        elif position.last < seen or position.state == "done":
+            self._rewind(position.last, position.state)
+            self._stale = True
+        elif position.last > self._seen:
+            self._stale = True
+        self._wake.set()
+
+    def restart(self, known: bool) -> None:
+        """The job was submitted (again), so its log starts anew; `known`: it was there before, with events perhaps."""
+        self._gone, self._stale, self.submitted = False, known, True
+        self._entries.clear()
+        self._seen = self._base
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when something happened, or after that time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._wake.wait()
+        self._wake.clear()
+
+    async def take(self, patience_s: float) -> LogEntry | None:
+        """The next entry, from the log where need be; None where there is none at this moment.
+
+        Raises JobGone, CorollaError(DISCONTINUITY), and BrokerUnavailable where the log could not be read in time.
+        """
+        if not self._entries and self._gone:
+            raise JobGone
+        if not self._entries and self._stale:
+            await self._attach(patience_s)
+        if not self._entries:
+            return None
+        entry = self._entries.popleft()
+        self._bytes -= _weight(entry)
+        return entry
+
+    async def _attach(self, patience_s: float) -> None:
+        after, self._stale = self._seen, False
+        try:
+            attached = await patiently(lambda: self._broker.attach(self.job, self._gateway, after), patience_s)
+        except BaseException:
+            self._stale = True
+            raise
+        if attached is None:
+            raise JobGone
+        if attached.last < self._base:
+            raise discontinuity()
+        for entry in attached.entries:
+            self.push(entry)
+        if attached.state == "done" and not any(entry.ending for entry in attached.entries):
+            if after < attached.last:
+                raise discontinuity()
+            self._rewind(attached.last, attached.state)
+            self._stale = True
+
+    def _rewind(self, last: int, state: str) -> None:
+        """The log ends at `last`, perhaps before what was seen: what follows from there is a repetition to compare.
+
+        Of a job that is done, the last event is its ending, which the reader has yet to see.
+        """
+        self._seen = min(self._seen, last - (state == "done"))
+
+
+class Hub:
+    """The feeds of one gateway, which is named `gateway` on the broker."""
+
+    def __init__(self, broker: Broker, gateway: str) -> None:
+        self.gateway = gateway
+        self._broker = broker
+        self._feeds: dict[str, list[Feed]] = {}
+        self._followers: Counter[str] = Counter()
+
+    def open(self, job: str, after: int = 0) -> Feed:
+        """A new reader of the job's events after that seq; close() must follow."""
+        feed = Feed(self._broker, self.gateway, job, after)
+        self._feeds.setdefault(job, []).append(feed)
+        return feed
+
+    def close(self, feed: Feed) -> None:
+        """The reader has left."""
+        feeds = self._feeds[feed.job]
+        feeds.remove(feed)
+        if not feeds:
+            del self._feeds[feed.job]
+
+    @contextlib.contextmanager
+    def hold(self, job: str) -> Iterator[None]:
+        """Follow the job without reading it."""
+        self._followers[job] += 1
+        try:
+            yield
+        finally:
+            self._followers[job] -= 1
+            if not self._followers[job]:
+                del self._followers[job]
+
+    def follows(self, job: str) -> bool:
+        """Somebody here reads or holds the job."""
+        return job in self._feeds or job in self._followers
+
+    async def run(self) -> None:
+        """Listen and check, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            tasks.create_task(self._check_often())
+
+    async def check(self, jobs: Iterable[str]) -> None:
+        """Ask where these jobs are, in one round trip, and mark the feeds that are behind."""
+        asked = {job: [(feed, feed.seen) for feed in self._feeds.get(job, []) if feed.submitted] for job in jobs}
+        for job, position in (await self._broker.positions(self.gateway, asked)).items():
+            for feed, seen in asked[job]:
+                feed.compare(position, seen)
+
+    async def _listen(self) -> None:
+        async for event in self._broker.subscribe(self.gateway):
+            match event:
+                case Published(job, entry):
+                    for feed in self._feeds.get(job, []):
+                        feed.push(entry)
+                case Gap():
+                    log.debug("subscribed", gateway=self.gateway, jobs=len(self._feeds))
+                    for feed in [feed for feeds in self._feeds.values() for feed in feeds if feed.submitted]:
+                        feed.stale()
+
+    async def _check_often(self) -> None:
+        away = False
+        while True:
+            await asyncio.sleep(self._broker.timing.check_s)
+            try:
+                jobs = {job for job, feeds in self._feeds.items() if any(feed.submitted for feed in feeds)}
+                if jobs or self._followers:
+                    await self.check(jobs | self._followers.keys())
+                    await self._broker.sweep()
+            except BrokerUnavailable:
+                if not away:
+                    log.warning("broker away", gateway=self.gateway)
+                away = True
+            else:
+                if away:
+                    log.info("broker back", gateway=self.gateway)
+                away = False
+
+
+def discontinuity() -> CorollaError:
+    """The error for a stream that cannot go on exactly as it began."""
+    text = "The stream was interrupted and cannot go on exactly; please send the request again"
+    return CorollaError(Code.DISCONTINUITY, text)
+
+
+def _weight(entry: LogEntry) -> int:
+    return sum(TOKEN_BYTES + len(token.text) for token in entry.tokens)

@@ -1,0 +1,220 @@
+"""Running a job to its end, whatever happens between: every endpoint renders the events that come from here.
+
+The request is kept until the answer is complete, so a job that the broker forgot is submitted again under its id.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from typing import TypeVar
+
+import structlog
+
+from gateway.hub import Feed, Hub, JobGone, discontinuity
+from gateway.orders import Order, Queued
+from gateway.patience import BRIEF_S, patiently
+from gateway.transcript import Transcript
+from shared.broker import Broker
+from shared.errors import BrokerUnavailable, Code, CorollaError
+from shared.messages import Ending, FinishReason, JobFailed, JobFinished, LogEntry
+from shared.records import Bounds, Submission
+
+# Workers and the broker end a late job; a gateway that hears nothing of it ends it this much later.
+DEADLINE_MARGIN_S = 5.0
+# A job that was accepted once is not refused when it is submitted again.
+UNBOUNDED = Bounds(2**31, 2**31)
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class Run:
+    """A job under way, for one reader.
+
+    settled: nothing of it goes on any more. tokens: how many were given to the reader. outcome: for the log.
+    """
+
+    def __init__(self, order: Order, feed: Feed, hub: Hub, broker: Broker, bounds: Bounds, deadline_s: float) -> None:
+        self.order = order
+        self.settled = False
+        self.tokens = 0
+        self.outcome: str = "left"
+        self._feed = feed
+        self._hub = hub
+        self._broker = broker
+        self._bounds = bounds
+        self._clock = asyncio.get_running_loop().time
+        self._deadline = self._clock() + deadline_s
+        self._transcript = Transcript(order.after)
+        self._cancelled = False
+        self._cancel_due = False
+        self._ahead = 0
+
+    async def begin(self) -> None:
+        """Submit the job, or go on with it. Raises CorollaError where it is refused."""
+        if self.order.request is None:
+            self._feed.restart(known=True)
+            return
+        try:
+            await self._submit(self._bounds)
+        except CorollaError as error:
+            self.outcome, self.settled = error.code, not isinstance(error, BrokerUnavailable)
+            raise
+
+    async def events(self) -> AsyncGenerator[LogEntry | Queued, None]:
+        """The job's new events in order, the last one with its ending, whatever went wrong."""
+        ending: Ending | None = None
+        while ending is None:
+            try:
+                event = await self._next()
+                self.settled = isinstance(event, LogEntry) and event.ending is not None
+            except CorollaError as error:
+                event = LogEntry(self._transcript.last + 1, (), JobFailed(error.code, error.message))
+            if isinstance(event, LogEntry):
+                self.tokens, ending = self.tokens + len(event.tokens), event.ending
+            if ending:
+                self.outcome = ending.code if isinstance(ending, JobFailed) else ending.reason
+            yield event
+
+    async def cancel(self) -> None:
+        """End the answer as it stands; its ending still comes through events()."""
+        self._cancelled = self._cancel_due = True
+        self._feed.stale()
+        with contextlib.suppress(BrokerUnavailable):
+            await self._send_cancel()
+
+    async def _next(self) -> LogEntry | Queued:
+        while True:
+            if self._cancel_due:
+                await self._patiently(self._send_cancel)
+            try:
+                entry = await self._feed.take(self._left_s())
+            except JobGone:
+                if self._cancelled:
+                    return LogEntry(self._transcript.last + 1, (), JobFinished(FinishReason.CANCELLED))
+                await self._resubmit()
+                continue
+            fresh = self._transcript.accept(entry) if entry else None
+            if fresh:
+                return fresh
+            if self.order.progress and self._feed.ahead != self._ahead:
+                self._ahead = self._feed.ahead
+                return Queued(self._ahead)
+            if self._left_s() + DEADLINE_MARGIN_S <= 0:
+                raise CorollaError(Code.DEADLINE, "The answer was not finished in time, please try again later")
+            if entry is None:
+                await self._feed.wait(self._left_s() + DEADLINE_MARGIN_S)
+
+    async def _submit(self, bounds: Bounds) -> None:
+        order, request = self.order, self.order.request
+        assert request is not None
+
+        async def submit() -> str:
+            left_ms = max(int(1000 * self._left_s()), 1)
+            submission = Submission(
+                order.job, request, self._hub.gateway, left_ms, tenant=order.tenant, session=order.session
+            )
+            return await self._broker.submit(submission, bounds)
+
+        known = await self._patiently(submit) == "known"
+        self._feed.restart(known)
+        if order.progress:
+            with contextlib.suppress(BrokerUnavailable):
+                await self._hub.check([order.job])
+
+    async def _resubmit(self) -> None:
+        if self.order.request is None:
+            raise discontinuity()
+        log.warning("job lost, submitted again", job=self.order.job, tokens=self._transcript.last)
+        await self._submit(UNBOUNDED)
+
+    async def _send_cancel(self) -> None:
+        if self._feed.submitted:
+            await self._broker.cancel(self.order.job)
+            self._cancel_due = False
+
+    async def _patiently(self, operation: Callable[[], Awaitable[T]]) -> T:
+        return await patiently(operation, self._left_s())
+
+    def _left_s(self) -> float:
+        return self._deadline - self._clock()
+
+
+class Jobs:
+    """Starts runs, and sees to it that a job whose reader left does not go on for nobody."""
+
+    def __init__(self, broker: Broker, hub: Hub, bounds: Bounds, deadline_s: float, grace_s: float) -> None:
+        self._broker = broker
+        self._hub = hub
+        self._bounds = bounds
+        self._deadline_s = deadline_s
+        self._grace_s = grace_s
+        self._endings: set[asyncio.Task[None]] = set()
+        self._lingers: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def run(self, order: Order) -> AsyncIterator[Run]:
+        """A run of the job, which is submitted. Raises CorollaError where it is refused.
+
+        Who leaves before its end cancels it: at once, or after the grace where the order is resumable.
+        """
+        started, feed = time.monotonic(), self._hub.open(order.job, order.after)
+        run = Run(order, feed, self._hub, self._broker, self._bounds, self._deadline_s)
+        try:
+            await run.begin()
+            yield run
+        finally:
+            self._hub.close(feed)
+            _log_end(run, time.monotonic() - started)
+            if not run.settled:
+                self._leave(order)
+
+    async def close(self) -> None:
+        """Finish what is to do for jobs whose readers left; the resumable ones are left to other gateways."""
+        for linger in self._lingers:
+            linger.cancel()
+        await asyncio.gather(*self._lingers, *self._endings, return_exceptions=True)
+
+    def close_session(self, session: str) -> None:
+        """Close a session whose client has gone; its jobs end with it."""
+        _keep(self._endings, self._brave(lambda: self._broker.close_session(session)))
+
+    def _leave(self, order: Order) -> None:
+        if order.resumable:
+            _keep(self._lingers, self._linger(order.job))
+        else:
+            _keep(self._endings, self._brave(lambda: self._broker.cancel(order.job)))
+
+    async def _linger(self, job: str) -> None:
+        with self._hub.hold(job):
+            await asyncio.sleep(self._grace_s)
+        if not self._hub.follows(job):
+            await self._brave(lambda: self._broker.detach(job, self._hub.gateway, cancel=True))
+
+    async def _brave(self, operation: Callable[[], Awaitable[None]]) -> None:
+        # Where even this fails, the job ends because no gateway follows it.
+        with contextlib.suppress(BrokerUnavailable):
+            await patiently(operation, BRIEF_S)
+
+
+def _keep(tasks: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> None:
+    """Do it in a task of its own: whoever leaves may be cancelled meanwhile, and this must be done all the same."""
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
+def _log_end(run: Run, seconds: float) -> None:
+    order = run.order
+    log.info(
+        "job",
+        job=order.job,
+        session=order.session,
+        model=order.request and order.request.model,
+        prompt_chars=len(order.request.prompt or "") if order.request else None,
+        tokens=run.tokens,
+        outcome=run.outcome,
+        seconds=round(seconds, 3),
+    )

@@ -1,0 +1,150 @@
+"""Plain ASGI layers around all routes."""
+
+import asyncio
+import contextlib
+import re
+import secrets
+import time
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import json_answer
+
+METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+PREFLIGHT_AGE_S = 600
+# What nginx logs where the client went before the answer.
+CLIENT_GONE = 499
+SECURITY_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+log = structlog.get_logger()
+
+
+class Cors:
+    """Lets pages of any origin, or of those that the operator named, read every answer, errors included.
+
+    The origin is echoed, with `Vary: Origin`, so that caches do not mix answers up; `*` without one.
+    """
+
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
+        self._app = app
+        self._origins = origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        asked = Headers(scope=scope)
+
+        async def send_shared(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._share(MutableHeaders(scope=message), asked.get("origin"))
+            await send(message)
+
+        if scope["method"] == "OPTIONS" and "access-control-request-method" in asked:
+            await _preflight(asked)(scope, receive, send_shared)
+        else:
+            await self._app(scope, receive, send_shared)
+
+    def _share(self, headers: MutableHeaders, origin: str | None) -> None:
+        if origin is not None or self._origins:
+            headers.add_vary_header("Origin")
+        if not self._origins:
+            headers["access-control-allow-origin"] = origin or "*"
+        elif origin in self._origins:
+            headers["access-control-allow-origin"] = origin
+        headers["access-control-expose-headers"] = "x-request-id"
+
+
+class Requests:
+    """Gives every request an id, logs one line for it, and turns what nobody foresaw into a plain error.
+
+    Query strings stay out of the log: prompts may be in them.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        if scope["type"] not in ("http", "websocket"):
+            return await self._app(scope, receive, send)
+        exchange = _Exchange(scope, send)
+        try:
+            await self._app(scope, receive, exchange.send)
+        except ClientDisconnect:
+            exchange.status = CLIENT_GONE
+        except asyncio.CancelledError:
+            # Only a server that must stop now does this.
+            await exchange.fail(503, "The server is being restarted, please try again later")
+        except Exception as error:
+            log.error("unforeseen error", request=exchange.id, path=scope["path"], exc_info=error)
+            await exchange.fail(500, f"Internal error; the request's id is {exchange.id}")
+        finally:
+            exchange.log_end()
+
+
+class _Exchange:
+    """One request on its way through."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        given = Headers(scope=scope).get("x-request-id", "")
+        self.id = given if re.fullmatch(r"[\w.-]{1,128}", given, re.ASCII) else secrets.token_hex(16)
+        self.status = 0
+        self._scope = scope
+        self._send = send
+        self._started = time.monotonic()
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on; the first one gets headers, or says what became of a WebSocket."""
+        match message["type"]:
+            case "http.response.start":
+                self.status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = self.id
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            case "websocket.accept":
+                self.status = 101
+            case "websocket.close":
+                self.status = message["code"] if self.status else 403
+        await self._send(message)
+
+    async def fail(self, status: int, text: str) -> None:
+        """Answer with an error, or break off what has begun."""
+        if self._scope["type"] == "websocket":
+            with contextlib.suppress(RuntimeError, OSError):
+                await self.send({"type": "websocket.close", "code": 1011, "reason": ""})
+        elif not self.status:
+            content = {"ok": False, "traceback": f"RuntimeError: {text}"}
+            await json_answer(content, status)(self._scope, _nothing, self.send)
+
+    def log_end(self) -> None:
+        """One line for the request."""
+        scope = self._scope
+        method = scope.get("method", "WEBSOCKET")
+        level = log.debug if scope["path"].startswith("/health/") else log.info
+        ms = round(1000 * (time.monotonic() - self._started), 1)
+        level("request", request=self.id, method=method, path=scope["path"], status=self.status, ms=ms)
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}
+
+
+def _preflight(asked: Headers) -> Response:
+    headers = {
+        "access-control-allow-methods": METHODS,
+        "access-control-allow-headers": asked.get("access-control-request-headers", "*"),
+        "access-control-max-age": str(PREFLIGHT_AGE_S),
+        "vary": "Access-Control-Request-Headers",
+    }
+    return Response("", 200, headers)

@@ -1,0 +1,30 @@
+"""A job as an endpoint asks for it, and what it hears of it besides log entries."""
+
+import dataclasses
+
+from shared.messages import JobRequest
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """A job to run.
+
+    request: None goes on with a job that was submitted elsewhere, after the seq `after`.
+    tenant: whose job it is, for fair queueing. resumable: a reader who leaves may come back, here or at another
+    gateway, so the job runs on for a while. progress: tell the place in the queue.
+    """
+
+    job: str
+    request: JobRequest | None
+    session: str | None = None
+    tenant: str = "-"
+    after: int = 0
+    resumable: bool = False
+    progress: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Queued:
+    """The job waits, and `ahead` is its place in the queue."""
+
+    ahead: int

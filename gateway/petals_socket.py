@@ -1,0 +1,169 @@
+"""The shell around the WebSocket dialogue: reads frames, performs actions, ends what a vanished client left."""
+
+import asyncio
+import contextlib
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from gateway.gateway import SESSION_MARGIN_S, Gateway
+from gateway.jobs import Run
+from gateway.orders import Order
+from gateway.origins import allowed_socket, same_origin
+from gateway.patience import BRIEF_S, patiently
+from gateway.petals_words import session_not_found
+from gateway.petals_ws import Action, Cancel, Close, Dialogue, Follow, Open, Rejoin, Send, Start
+from shared.errors import CorollaError
+from shared.messages import JobRequest
+
+# A client that takes nothing for this long is gone.
+SEND_TIMEOUT_S = 30.0
+# The close code of a client that is done (RFC 6455, 7.4.1); after any other one a resumable client may come back.
+GOODBYE = 1000
+
+
+class PetalsSocket:
+    """The endpoint WebSocket /api/v2/generate of one gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """One socket, from its handshake to its end."""
+        if not allowed_socket(websocket, self._gateway.settings.cors_origins):
+            await websocket.close()
+            return
+        await websocket.accept()
+        await _Conversation(websocket, self._gateway).run()
+
+
+class _Conversation:
+    def __init__(self, websocket: WebSocket, gateway: Gateway) -> None:
+        self._websocket = websocket
+        self._gateway = gateway
+        self._dialogue = Dialogue(gateway.rules, same_origin(websocket))
+        self._actions: asyncio.Queue[Action] = asyncio.Queue()
+        self._run: Run | None = None
+        self._cancelled = ""
+        self._vanished = False
+        self._clock = asyncio.get_running_loop().time
+        self._active_at = self._clock()
+
+    async def run(self) -> None:
+        """Talk until either side ends it."""
+        reader, performer = asyncio.create_task(self._read()), asyncio.create_task(self._perform_all())
+        try:
+            await asyncio.wait({reader, performer}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (reader, performer):
+                task.cancel()
+            results = await asyncio.gather(reader, performer, return_exceptions=True)
+            if self._dialogue.session and not (self._dialogue.resumable and self._vanished):
+                self._gateway.jobs.close_session(self._dialogue.session)
+        for result in results:
+            if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
+                raise result
+        if self._dialogue.flooded:
+            await self._perform_rest()
+
+    async def _read(self) -> None:
+        """Feed frames to the dialogue until the client disconnects."""
+        while not self._dialogue.flooded:
+            actions = await self._hear()
+            if actions is None:
+                return
+            for action in actions:
+                if isinstance(action, Cancel):
+                    await self._cancel(action.job)
+                else:
+                    self._actions.put_nowait(action)
+
+    async def _hear(self) -> list[Action] | None:
+        """What the next frame leads to, or that none came; None where the client has gone."""
+        idle_s = self._gateway.settings.session_idle_s
+        try:
+            async with asyncio.timeout_at(self._active_at + idle_s):
+                message = await self._websocket.receive()
+        except TimeoutError:
+            if self._dialogue.busy:
+                self._active_at = self._clock()
+            return self._dialogue.idle(idle_s) if self._clock() - self._active_at >= idle_s else []
+        if message["type"] != "websocket.receive":
+            self._vanished = message["code"] != GOODBYE
+            return None
+        self._active_at = self._clock()
+        text = message.get("text")
+        return self._dialogue.receive(message["bytes"] if text is None else text)
+
+    async def _cancel(self, job: str) -> None:
+        self._cancelled = job
+        if self._run is not None:
+            await self._run.cancel()
+
+    async def _perform_all(self) -> None:
+        """Perform actions in order until one closes the socket."""
+        while not isinstance(action := await self._actions.get(), Close):
+            try:
+                await self._perform(action)
+            except CorollaError as error:
+                await self._pass_on(self._dialogue.failed(error))
+        await self._websocket.close(action.code)
+
+    async def _perform_rest(self) -> None:
+        """After a flood: tell the client, without doing what else is in line."""
+        with contextlib.suppress(WebSocketDisconnect):
+            while not isinstance(action := self._actions.get_nowait(), Close):
+                if isinstance(action, Send):
+                    await self._send(action)
+            await self._websocket.close(action.code)
+
+    async def _perform(self, action: Action) -> None:
+        broker, settings = self._gateway.broker, self._gateway.settings
+        match action:
+            case Send():
+                await self._send(action)
+            case Open(session, model, max_length):
+                idle_ms = (settings.session_idle_s + SESSION_MARGIN_S) * 1000
+                limit = settings.max_sessions
+                await patiently(lambda: broker.open_session(session, model, max_length, idle_ms, limit), BRIEF_S)
+                await self._pass_on(self._dialogue.opened())
+            case Rejoin(session):
+                found = await patiently(lambda: broker.session(session), BRIEF_S)
+                if found is None:
+                    raise session_not_found(session)
+                await self._pass_on(self._dialogue.rejoined(found.model))
+            case Start(job, session, request):
+                await self._answer(self._order(job, session, request, 0))
+            case Follow(job, session, after):
+                await self._answer(self._order(job, session, None, after))
+
+    def _order(self, job: str, session: str, request: JobRequest | None, after: int) -> Order:
+        client, dialogue = self._websocket.client, self._dialogue
+        tenant = client.host if client else "-"
+        return Order(job, request, session, tenant, after, dialogue.resumable, dialogue.progress)
+
+    async def _answer(self, order: Order) -> None:
+        try:
+            async with self._gateway.jobs.run(order) as self._run, contextlib.aclosing(self._run.events()) as events:
+                if self._cancelled == order.job:
+                    await self._run.cancel()
+                async for event in events:
+                    await self._pass_on(self._dialogue.event(event))
+        finally:
+            self._run = None
+            self._active_at = self._clock()
+
+    async def _pass_on(self, actions: list[Action]) -> None:
+        """Send what is to be sent now, so that a slow client slows its own job's reading down; queue the rest."""
+        for action in actions:
+            if isinstance(action, Send):
+                await self._send(action)
+            else:
+                self._actions.put_nowait(action)
+
+    async def _send(self, action: Send) -> None:
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await self._websocket.send_text(action.frame)
+        except (TimeoutError, WebSocketDisconnect):
+            self._vanished = True
+            raise WebSocketDisconnect(1006) from None

@@ -1,0 +1,35 @@
+"""What an operator may set, read once from the environment."""
+
+import dataclasses
+
+from shared.settings import CATALOG, LOG_LEVEL, REDIS_URL, address, number, text, whole, words
+
+DAY_S = 86_400
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The gateway's settings; each is the variable COROLLA_<NAME>."""
+
+    redis_url: str = REDIS_URL
+    catalog: str = CATALOG
+    log_level: str = LOG_LEVEL
+    bind: tuple[str, int] = address("127.0.0.1:8000", "where the gateway listens")
+    gateway_name: str = text(
+        "",
+        "name of this gateway's channel; random where empty, two must not be equal",
+        "letters, digits, _ -",
+        r"[\w-]*",
+    )
+    deadline_s: int = whole(300, "time that an answer may take, waiting included", 1, DAY_S)
+    session_idle_s: int = whole(300, "life of a session that nobody uses, and of a silent WebSocket", 1, DAY_S)
+    resume_grace_s: int = whole(15, "time for the client of a resumable WebSocket to come back", 0, 3600)
+    ping_s: float = number(25, "period of WebSocket pings, seconds", 0.05, 3600)
+    max_sessions: int = whole(20_000, "inference sessions that may be open at once", 1, 10_000_000)
+    max_waiting: int = whole(2_000, "requests that may wait for a worker", 0, 10_000_000)
+    max_waiting_per_client: int = whole(500, "requests of one client address that may wait", 0, 10_000_000)
+    max_prompt_chars: int = whole(100_000, "length of a prompt, characters", 1, 100_000_000)
+    max_body_bytes: int = whole(1 << 20, "size of a request's body", 1024, 1 << 30)
+    max_frame_bytes: int = whole(256 << 10, "size of a WebSocket message", 1024, 1 << 30)
+    cors_origins: tuple[str, ...] = words("", "origins of pages that may call the API; empty: all of them")
+    trusted_proxies: tuple[str, ...] = words("", "addresses or networks of proxies whose X-Forwarded headers count")
