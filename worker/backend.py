@@ -14,7 +14,7 @@ class Tokenizer(Protocol):
     eos_ids: frozenset[int]
 
     def encode(self, text: str, fresh: bool) -> list[int]:
-        """Ids of `text`. fresh: at the start of a session, with the special tokens (BOS) that the model expects there."""
+        """Ids of `text`. fresh: at the start of a session, with the special tokens (BOS) that belong there."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens kept, spaces untouched; U+FFFD stands for bytes that are no whole character."""
@@ -34,7 +34,7 @@ class Draw:
 
 
 class BackendSession(Protocol):
-    """An attention cache that remembers the ids fed to it. One step at a time; steps of different sessions run together."""
+    """An attention cache that remembers the ids fed to it. One step at a time; those of different sessions overlap."""
 
     async def step(self, ids: Sequence[int], draw: Draw) -> int:
         """Feed `ids` (at least one) and choose the next token, which is not fed.
@@ -50,7 +50,9 @@ class BackendSession(Protocol):
 class Backend(Protocol):
     """One model, loaded."""
 
-    tokenizer: Tokenizer
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Used by several threads at once."""
 
     def open(self, max_length: int) -> BackendSession:
         """A session with room for `max_length` ids; contacts no server before its first step."""

@@ -1,0 +1,105 @@
+"""`python -m worker`: load the catalogue's models, take jobs, and hand them over at SIGTERM or SIGINT."""
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from shared import catalog as catalogs
+from shared import logs
+from shared.broker import Broker, Heart
+from shared.keys import Timing
+from shared.records import Registration
+from shared.settings import SettingError, read
+from worker import models
+from worker.consumer import Consumer
+from worker.engine import Engine
+from worker.outbox import Courier
+from worker.pulse import Pulse
+from worker.sessions import Sessions
+from worker.settings import Settings
+
+SAME_WISH_S = 1.0  # a terminal and a supervisor may both pass one Ctrl-C on
+
+_log = structlog.get_logger()
+
+
+def main() -> int:
+    """Run the worker; its exit status."""
+    try:
+        settings = read(Settings)
+        catalog = catalogs.load(settings.catalog)
+    except (SettingError, catalogs.CatalogError) as error:
+        print(f"worker: {error}", file=sys.stderr)
+        return 2
+    logs.configure(settings.log_level)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(settings, catalog))
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.Loop
+
+
+async def _serve(settings: Settings, catalog: catalogs.Catalog) -> int:
+    try:
+        served = await asyncio.to_thread(models.load, catalog, settings)
+    except models.LoadError as error:
+        _log.error("model_not_loaded", error=str(error))
+        return 1
+    # Only now: a process that Petals forked must not share the pipe through which signals are heard.
+    stop = _stop_on_signal()
+    try:
+        await _work(settings, served, stop)
+    finally:
+        for model in served.values():
+            await model.backend.stop()
+    return 0
+
+
+def _stop_on_signal() -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets; a second one, later, ends the process on the spot."""
+    stop = asyncio.Event()
+    first_at = 0.0
+
+    def hear() -> None:
+        nonlocal first_at
+        if not stop.is_set():
+            first_at = time.monotonic()
+            stop.set()
+        elif time.monotonic() - first_at > SAME_WISH_S:
+            os._exit(1)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, hear)
+    return stop
+
+
+async def _work(settings: Settings, served: Mapping[str, models.Served], stop: asyncio.Event) -> None:
+    timing = Timing(lease_ms=settings.lease_ms, beat_s=settings.beat_s, reap_s=settings.reap_s)
+    name = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    who = Registration(name, tuple(served), settings.slots)
+    async with Broker(settings.redis_url, timing) as broker:
+        courier = Courier(broker)
+        sessions = Sessions(settings.kept_sessions, settings.kept_idle_s)
+        engine = Engine(served, sessions, courier, settings.slots, settings.step_timeout_s)
+        heart = Heart(settings.redis_url, who, timing)
+        consumer = Consumer(broker, who, engine, courier, sessions)
+        async with Pulse(heart, engine, timing.beat_s, settings.step_timeout_s):
+            _log.info("ready", worker=name, models=list(served), slots=settings.slots)
+            await consumer.run(stop)
+        await consumer.leave()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

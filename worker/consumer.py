@@ -1,0 +1,101 @@
+"""Takes jobs from the broker while there are slots, hears its words, looks for lost jobs, and leaves in order."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+
+import structlog
+
+from shared.broker import Broker
+from shared.errors import BrokerUnavailable
+from shared.records import CancelJob, Registration
+from worker.engine import Engine
+from worker.outbox import FIRST_PAUSE_S, LONGEST_PAUSE_S, Courier
+from worker.sessions import Sessions
+
+CLAIM_WAIT_MS = 5_000
+DRAIN_TIMEOUT_S = 5.0  # for steps that are under way
+FAREWELL_TIMEOUT_S = 3.0  # for each of the last words
+
+_log = structlog.get_logger()
+
+
+class Consumer:
+    """Feeds an engine from the broker, as the worker `who`."""
+
+    def __init__(self, broker: Broker, who: Registration, engine: Engine, courier: Courier, sessions: Sessions) -> None:
+        self._broker = broker
+        self._who = who
+        self._engine = engine
+        self._courier = courier
+        self._sessions = sessions
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; then hand over what is unfinished."""
+        async with asyncio.TaskGroup() as group:
+            courier = group.create_task(self._courier.run())
+            duties = [group.create_task(duty) for duty in (self._claim(), self._reap(), self._listen())]
+            await stop.wait()
+            for duty in duties:
+                duty.cancel()
+            await self._hand_over()
+            courier.cancel()
+
+    async def _claim(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            await self._engine.has_room()
+            try:
+                claims = await self._broker.claim(self._who, self._engine.free, CLAIM_WAIT_MS)
+            except BrokerUnavailable:
+                _log.warning("broker_unavailable", doing="claim", pause_s=pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                continue
+            pause_s = FIRST_PAUSE_S
+            for claim in claims:
+                self._engine.start(claim)
+
+    async def _reap(self) -> None:
+        """Now and then, workers not all at the same moment; after a lost connection only once all could beat again."""
+        timing = self._broker.timing
+        while True:
+            await asyncio.sleep(timing.reap_s * random.uniform(0.8, 1.2))
+            self._sessions.drop_idle()
+            try:
+                await self._broker.reap()
+                await self._broker.sweep()
+            except BrokerUnavailable:
+                _log.warning("broker_unavailable", doing="reap")
+                await asyncio.sleep(timing.lease_ms / 1000)
+
+    async def _listen(self) -> None:
+        async for word in self._broker.control(self._who.worker):
+            if isinstance(word, CancelJob):
+                self._engine.cancel([word.job])
+            else:
+                self._sessions.drop(word.session)
+
+    async def _hand_over(self) -> None:
+        leases = await self._engine.drain(DRAIN_TIMEOUT_S)
+        async with _farewell():
+            await self._broker.requeue(self._who, leases)
+        _log.info("drained", unfinished=len(leases))
+
+    async def leave(self) -> None:
+        """Free the attention caches and sign off; no beat may come after it."""
+        async with _farewell():
+            await self._sessions.close()
+        async with _farewell():
+            await self._broker.leave(self._who.worker)
+
+
+@contextlib.asynccontextmanager
+async def _farewell() -> AsyncIterator[None]:
+    """What cannot be told any more is found out by others: leases and caches expire."""
+    try:
+        async with asyncio.timeout(FAREWELL_TIMEOUT_S):
+            yield
+    except (BrokerUnavailable, TimeoutError):
+        _log.warning("farewell_failed")

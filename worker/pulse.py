@@ -1,0 +1,61 @@
+"""The worker's beat, from a thread of its own: a busy event loop must not cost it its leases."""
+
+import asyncio
+import threading
+import time
+
+import structlog
+
+from shared.broker import Heart
+from shared.errors import BrokerUnavailable
+from shared.records import Beat
+from worker.engine import Engine, Lease
+
+_log = structlog.get_logger()
+
+
+class Pulse:
+    """Beats for an engine while the `async with` block runs, and never after it.
+
+    beat_s: period. stuck_s: an event loop that does not answer for so long is given up: no more beats, others take
+    over, until it answers again.
+    """
+
+    def __init__(self, heart: Heart, engine: Engine, beat_s: float, stuck_s: float) -> None:
+        self._heart = heart
+        self._engine = engine
+        self._beat_s = beat_s
+        self._stuck_s = stuck_s
+        self._loop = asyncio.get_running_loop()
+        self._answered_at = time.monotonic()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+
+    async def __aenter__(self) -> None:
+        self._thread.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._end.set()
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        while not self._end.wait(self._beat_s):
+            self._loop.call_soon_threadsafe(self._answer)
+            if time.monotonic() - self._answered_at > self._stuck_s:
+                _log.error("event_loop_stuck", stuck_s=self._stuck_s)
+                continue
+            leases = self._engine.leases()
+            try:
+                beat = self._heart.beat(leases, self._engine.free)
+            except BrokerUnavailable:
+                _log.warning("broker_unavailable", doing="beat")
+                continue
+            self._loop.call_soon_threadsafe(self._hear, leases, beat)
+        self._heart.close()
+
+    def _answer(self) -> None:
+        self._answered_at = time.monotonic()
+
+    def _hear(self, leases: list[Lease], beat: Beat) -> None:
+        self._engine.lose(lease for lease in leases if lease[0] in beat.fenced)
+        self._engine.cancel(beat.cancelled)
