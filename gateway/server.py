@@ -1,0 +1,67 @@
+"""uvicorn as the gateway runs it."""
+
+import logging
+import socket
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from gateway.settings import Settings
+
+# How long answers under way may take after the word to stop.
+GRACE_S = 25
+# Messages above the limit are read, up to so many times the limit, to answer them in words; larger ones are cut off
+# with close code 1009.
+FRAME_MARGIN = 4
+
+log = structlog.get_logger()
+
+
+class Server(uvicorn.Server):
+    """Says in the log when and where it is ready."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As in uvicorn."""
+        await super().startup(sockets)
+        for each in sockets or []:
+            log.info("ready", address=_address(each))
+
+
+def server(app: ASGIApp, settings: Settings) -> Server:
+    """A server of the gateway's application; it gets its sockets when it runs."""
+    logging.getLogger("uvicorn.error").addFilter(_foreseen)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=FRAME_MARGIN * settings.max_frame_bytes,
+        ws_ping_interval=settings.ping_s,
+        ws_ping_timeout=settings.ping_s,
+        ws_per_message_deflate=False,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    return Server(config)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+def _foreseen(record: logging.LogRecord) -> bool:
+    """A WebSocket text that is no UTF-8 is its client's mistake, told by close code 1007; no traceback for it."""
+    return not (record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError))
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
