@@ -40,6 +40,11 @@ class Swarm:
     servers: tuple[subprocess.Popen[bytes], ...]
 
 
+def make_model(folder: Path) -> None:
+    """The model of tests.tiny_model, made in a process of its own, so that torch stays out of this one."""
+    subprocess.run([sys.executable, "-W", "ignore", "-m", "tests.tiny_model", str(folder)], cwd=ROOT, check=True)
+
+
 def _start(model: Path, first: int, last: int, log: Path, *options: str) -> subprocess.Popen[bytes]:
     arguments = [str(model), "--block_indices", f"{first}:{last}", "--host_maddrs", "/ip4/127.0.0.1/tcp/0"]
     arguments += ["--throughput", "1", "--device", "cpu", "--torch_dtype", "float32", "--quant_type", "none"]
@@ -108,7 +113,7 @@ def running_swarm(model: Path, dht_prefix: str = "tiny") -> Iterator[Swarm]:
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     if not target.exists():
-        subprocess.run([sys.executable, "-m", "tests.tiny_model", str(target)], cwd=ROOT, check=True)
+        make_model(target)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), running_swarm(target) as swarm:
         print(json.dumps({"peers": swarm.peers, "dht_prefix": swarm.dht_prefix}), flush=True)

@@ -21,6 +21,7 @@ import worker.petals_compat as compat  # before petals, which cannot be imported
 from hivemind.p2p import P2PDaemonError
 from petals import AutoDistributedModelForCausalLM
 from petals.client.inference_session import InferenceSession
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from shared.catalog import Model
 from shared.errors import Code, CorollaError
@@ -140,7 +141,7 @@ def load(
     folder: the catalogue's, where a relative path of the model starts. peers: empty for Petals' public swarm.
     slots: sessions that may step at the same time. Open no listening socket before: a forked process would keep it.
     """
-    source = str(folder / model.path) if model.path else model.repository
+    source = _local_source(model, folder / model.path) if model.path else model.repository
     for name in ("petals", "hivemind"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
@@ -162,11 +163,22 @@ def load(
     return PetalsBackend(network, tokenizer, slots)
 
 
+def _local_source(model: Model, folder: Path) -> str:
+    if not folder.is_dir():
+        raise _model_error(model, f"its folder {folder} does not exist")
+    # transformers 4.34 heeds use_safetensors for repositories only: from a folder it would take pickled weights too.
+    if not any((folder / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+        raise _model_error(model, f"its folder holds no {SAFE_WEIGHTS_NAME} (pickled weights are refused)")
+    if not model.dht_prefix:
+        raise _model_error(model, "a model with a path needs a dht_prefix, its name in the swarm")
+    return str(folder)
+
+
 def _options(model: Model, peers: tuple[str, ...]) -> dict[str, Any]:
     options: dict[str, Any] = {
         "revision": model.revision,
         "active_adapter": model.adapter,
-        "use_safetensors": True,  # a pickle would run code
+        "use_safetensors": True,
         "trust_remote_code": False,
         "max_retries": MAX_ATTEMPTS,
         "max_backoff": MAX_BACKOFF_S,
@@ -179,8 +191,9 @@ def _options(model: Model, peers: tuple[str, ...]) -> dict[str, Any]:
     return options
 
 
-def _model_error(model: Model, error: Exception) -> ModelError:
-    return ModelError(f"the model {model.key} cannot be loaded: {(str(error) or type(error).__name__).splitlines()[0]}")
+def _model_error(model: Model, reason: Exception | str) -> ModelError:
+    first, *_ = (str(reason) or type(reason).__name__).splitlines()
+    return ModelError(f"the model {model.key} cannot be loaded: {first}")
 
 
 def _leave(manager: Any) -> None:

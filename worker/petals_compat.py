@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from typing import Any
 
 os.environ.setdefault("PETALS_LOGGING", "False")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it concerns batches only, and does not survive a fork
 
 CLOSE_TIMEOUT_S = 5.0
 _PARENT_CHECK_S = 1.0
