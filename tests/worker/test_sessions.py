@@ -1,0 +1,122 @@
+"""Attention caches are reused where they fit, and freed in time."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from shared.sampling import SamplingParams
+from tests.waiting import until_async
+from tests.worker.alphabets import byte_level
+from tests.worker.scripted import ScriptedBackend, ScriptedSession
+from worker.sessions import Sessions
+
+pytestmark = pytest.mark.anyio
+ROOM = 100
+
+
+@pytest.fixture
+def backend(anyio_backend: str) -> ScriptedBackend:
+    return ScriptedBackend(byte_level(), "abcdef")
+
+
+async def use(sessions: Sessions, name: str | None, backend: ScriptedBackend, ids: Sequence[int]) -> ScriptedSession:
+    """One step of a job on this session; what it ran on."""
+    with sessions.borrow(name, backend, ids, ROOM) as cache:
+        await cache.next(ids, SamplingParams(), 0)
+        assert isinstance(cache.session, ScriptedSession)
+        return cache.session
+
+
+async def test_a_session_goes_on_with_what_it_was_fed(backend: ScriptedBackend) -> None:
+    sessions = Sessions(kept=2, idle_s=60)
+    first = await use(sessions, "s", backend, [1, 2])
+    assert await use(sessions, "s", backend, [1, 2, 3]) is first
+    assert (first.fed, first.max_length, first.closed) == ([1, 2, 3], ROOM, False)
+
+
+@pytest.mark.parametrize("ids", [[1, 3, 4], [1, 2], [1], [5, 1, 2, 3]])
+async def test_what_does_not_fit_is_fed_anew(backend: ScriptedBackend, ids: list[int]) -> None:
+    sessions = Sessions(kept=2, idle_s=60)
+    first = await use(sessions, "s", backend, [1, 2])
+    second = await use(sessions, "s", backend, ids)
+    assert second.fed == ids
+    await until_async(lambda: first.closed)
+    assert not second.closed
+
+
+async def test_without_a_session_the_cache_is_freed(backend: ScriptedBackend) -> None:
+    sessions = Sessions(kept=2, idle_s=60)
+    used = await use(sessions, None, backend, [1])
+    await until_async(lambda: used.closed)
+
+
+async def test_after_an_error_the_cache_is_freed(backend: ScriptedBackend) -> None:
+    sessions = Sessions(kept=2, idle_s=60)
+    first = await use(sessions, "s", backend, [1])
+    backend.failure = RuntimeError("broken")
+    with pytest.raises(RuntimeError, match="broken"):
+        await use(sessions, "s", backend, [1, 2])
+    await until_async(lambda: first.closed)
+    backend.failure = None
+    assert await use(sessions, "s", backend, [1, 2]) is not first
+
+
+async def test_a_cancelled_step_frees_the_cache(backend: ScriptedBackend) -> None:
+    sessions = Sessions(kept=2, idle_s=60)
+    backend.open_gate.clear()
+    task = asyncio.create_task(use(sessions, "s", backend, [1]))
+    await until_async(lambda: backend.steps == 1)
+    task.cancel()
+    await until_async(lambda: backend.sessions[0].closed)
+
+
+async def test_a_cache_in_use_is_nobody_else_s(backend: ScriptedBackend) -> None:
+    # given a job that lost its lease and still steps, and the same job again
+    sessions = Sessions(kept=2, idle_s=60)
+    with sessions.borrow("s", backend, [1], ROOM) as old:
+        new = await use(sessions, "s", backend, [1])
+        assert old.session is not new
+    # then of the two caches the one that came back last is kept
+    await until_async(lambda: new.closed)
+    assert not backend.sessions[0].closed
+
+
+async def test_the_least_recently_used_goes_first(backend: ScriptedBackend) -> None:
+    sessions = Sessions(kept=2, idle_s=60)
+    a = await use(sessions, "a", backend, [1])
+    b = await use(sessions, "b", backend, [1])
+    assert await use(sessions, "a", backend, [1, 2]) is a
+    c = await use(sessions, "c", backend, [1])
+    await until_async(lambda: b.closed)
+    assert not a.closed
+    assert not c.closed
+
+
+async def test_idle_caches_are_freed(backend: ScriptedBackend) -> None:
+    sessions = Sessions(kept=2, idle_s=0.05)
+    used = await use(sessions, "s", backend, [1])
+    sessions.drop_idle()
+    assert await use(sessions, "s", backend, [1, 2]) is used
+
+    def freed() -> bool:
+        sessions.drop_idle()
+        return used.closed
+
+    await until_async(freed)
+
+
+async def test_a_closed_session_is_freed(backend: ScriptedBackend) -> None:
+    sessions = Sessions(kept=2, idle_s=60)
+    used = await use(sessions, "s", backend, [1])
+    sessions.drop("s")
+    sessions.drop("s")
+    sessions.drop("unknown")
+    await until_async(lambda: used.closed)
+
+
+async def test_at_the_end_everything_is_freed(backend: ScriptedBackend) -> None:
+    sessions = Sessions(kept=2, idle_s=60)
+    used = [await use(sessions, name, backend, [1]) for name in "ab"]
+    await sessions.close()
+    assert [each.closed for each in used] == [True, True]
