@@ -1,0 +1,240 @@
+"""Feeds that miss nothing, over a real broker."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.hub import FEED_BYTES, Feed, Hub, JobGone
+from gateway.transcript import Transcript
+from shared.broker import Broker
+from shared.errors import Code, CorollaError
+from shared.keys import Timing
+from shared.messages import FinishReason, JobFinished, JobRequest, LogEntry, Token
+from shared.records import Bounds, Position, Submission
+from shared.sampling import SamplingParams
+from tests.gateway.conftest import MODEL
+from tests.gateway.player import Performance, Player, token
+from tests.valkey import Valkey
+from tests.waiting import until_async
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+JOB = "ab" * 16
+REQUEST = JobRequest(MODEL, SamplingParams(), "hi", max_new_tokens=9)
+PATIENCE_S = 5.0
+
+
+def entry(first: int, *texts: str, ending: bool = False) -> LogEntry:
+    return LogEntry(first, tuple(map(token, texts)), JobFinished(FinishReason.STOP) if ending else None)
+
+
+@contextlib.asynccontextmanager
+async def running(hub: Hub) -> AsyncIterator[None]:
+    task = asyncio.create_task(hub.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def submit(broker: Broker, feed: Feed, gateway: str = "g") -> None:
+    known = await broker.submit(Submission(JOB, REQUEST, gateway, 60_000), Bounds()) == "known"
+    feed.restart(known)
+
+
+async def read(feed: Feed, upto: int) -> list[str]:
+    """Texts that the feed gives, repetitions left out, until it has given the event `upto`."""
+    texts: list[str] = []
+    transcript = Transcript()
+    while transcript.last < upto:
+        got = await feed.take(PATIENCE_S)
+        if got is None:
+            await feed.wait(PATIENCE_S)
+        elif fresh := transcript.accept(got):
+            texts += [each.text for each in fresh.tokens]
+    return texts
+
+
+@pytest.fixture
+def hub(broker: Broker) -> Hub:
+    return Hub(broker, "g")
+
+
+@pytest.fixture
+async def performance(broker: Broker, player: Player, hub: Hub) -> AsyncIterator[tuple[Feed, Performance]]:
+    """A job that is followed and claimed."""
+    feed = hub.open(JOB)
+    await submit(broker, feed)
+    yield feed, await player.take()
+
+
+Scene = tuple[Feed, Performance]
+
+
+async def test_events_come_live(hub: Hub, performance: Scene) -> None:
+    feed, worker = performance
+    async with running(hub):
+        await worker.say("a")
+        await worker.say("b", "c")
+        assert await read(feed, 3) == ["a", "b", "c"]
+
+
+async def test_a_lost_message_is_found_by_the_next_one(hub: Hub, performance: Scene, valkey: Valkey) -> None:
+    # given a hub that hears nothing of the first token
+    feed, worker = performance
+    valkey.client.srem(f"{{p}}:sub:{JOB}", "g")
+    await worker.say("a")
+    valkey.client.sadd(f"{{p}}:sub:{JOB}", "g")
+    # when it hears the second one
+    feed.push(entry(2, "b"))
+    await worker.say("b")
+    # then it has both
+    assert await read(feed, 2) == ["a", "b"]
+
+
+async def test_a_lost_message_is_found_by_the_check(broker: Broker, hub: Hub, performance: Scene) -> None:
+    feed, worker = performance
+    await worker.say("a", "b")
+    await hub.check([JOB])
+    assert await read(feed, 2) == ["a", "b"]
+
+
+async def test_the_subscription_is_killed_again_and_again(hub: Hub, performance: Scene, valkey: Valkey) -> None:
+    feed, worker = performance
+    async with running(hub):
+        reading = asyncio.create_task(read(feed, 200))
+        for number in range(200):
+            await worker.say(str(number))
+            if number % 20 == 10:
+                await until_async(lambda: valkey.client.client_kill_filter(_type="pubsub"))
+        assert await reading == [str(number) for number in range(200)]
+
+
+async def test_a_job_that_is_gone(hub: Hub, performance: Scene, valkey: Valkey) -> None:
+    feed, _ = performance
+    valkey.client.delete(f"{{p}}:job:{JOB}", f"{{p}}:log:{JOB}")
+    await hub.check([JOB])
+    with pytest.raises(JobGone):
+        await feed.take(PATIENCE_S)
+
+
+async def test_a_slow_reader_holds_a_bounded_part_and_misses_nothing(hub: Hub, performance: Scene) -> None:
+    feed, worker = performance
+    words = [f"{number} " + "x" * 1000 for number in range(600)]
+    async with running(hub):
+        for word in words:
+            await worker.say(word)
+        await until_async(lambda: feed._stale)
+        assert sum(len(each.tokens) for each in feed._entries) * 1000 < FEED_BYTES + 2000
+        assert await read(feed, 600) == words
+
+
+async def test_an_ending_that_was_missed(hub: Hub, performance: Scene) -> None:
+    feed, worker = performance
+    await worker.say("a")
+    await hub.check([JOB])
+    assert await read(feed, 1) == ["a"]
+    await worker.finish("b")
+    await hub.check([JOB])
+    last = await feed.take(PATIENCE_S)
+    assert last is not None
+    assert last.ending == JobFinished(FinishReason.LENGTH, 1, 2)
+
+
+async def test_a_log_whose_tail_was_lost_is_read_from_there(hub: Hub, performance: Scene, valkey: Valkey) -> None:
+    # given a reader who is ahead of the log, as after a restart of the broker
+    feed, worker = performance
+    await worker.say("a", "b")
+    feed.push(entry(1, "a", "b"))
+    feed.push(entry(3, "c"))
+    assert await read(feed, 3) == ["a", "b", "c"]
+    # when that is noticed, and the log goes on
+    await hub.check([JOB])
+    await worker.say("C")
+    await hub.check([JOB])
+    # then the part that was lost comes again, for the reader to compare
+    again = await feed.take(PATIENCE_S)
+    assert again is not None
+    assert again == entry(3, "C")
+
+
+async def test_a_finished_log_that_is_shorter_than_what_was_read(hub: Hub, performance: Scene) -> None:
+    feed, worker = performance
+    feed.push(entry(1, "a", "b", "c"))
+    assert await read(feed, 3) == ["a", "b", "c"]
+    await worker.finish("a")
+    await hub.check([JOB])
+    last = await feed.take(PATIENCE_S)
+    assert last is not None
+    assert (last.first, last.tokens) == (1, (token("a"),))
+    assert last.ending is not None
+
+
+async def test_a_finished_job_without_its_log(hub: Hub, performance: Scene, valkey: Valkey) -> None:
+    feed, worker = performance
+    await worker.finish("a")
+    valkey.client.delete(f"{{p}}:log:{JOB}")
+    await hub.check([JOB])
+    with pytest.raises(CorollaError) as caught:
+        await feed.take(PATIENCE_S)
+    assert caught.value.code is Code.DISCONTINUITY
+
+
+async def test_a_reader_who_comes_later_begins_after_its_cursor(hub: Hub, performance: Scene) -> None:
+    _, worker = performance
+    await worker.say("a", "b")
+    await worker.finish("c")
+    late = hub.open(JOB, after=1)
+    late.restart(known=True)
+    first, second = await late.take(PATIENCE_S), await late.take(PATIENCE_S)
+    assert first == entry(1, "a", "b")
+    assert second is not None
+    assert second.ending is not None
+
+
+async def test_the_place_in_the_queue(broker: Broker, hub: Hub) -> None:
+    feed = hub.open(JOB)
+    await submit(broker, feed)
+    await hub.check([JOB])
+    assert feed.ahead == 1
+
+
+async def test_readers_are_counted(hub: Hub) -> None:
+    one, two = hub.open(JOB), hub.open(JOB)
+    hub.close(one)
+    assert hub.follows(JOB)
+    with hub.hold(JOB):
+        hub.close(two)
+        assert hub.follows(JOB)
+    assert not hub.follows(JOB)
+
+
+async def test_a_held_job_is_followed(valkey: Valkey, player: Player) -> None:
+    # given a job that no gateway follows but one that merely holds it
+    timing = Timing(check_s=0.1, orphan_ms=400)
+    async with Broker(valkey.url, timing) as broker:
+        hub = Hub(broker, "g")
+        await broker.submit(Submission(JOB, REQUEST, "gone", 60_000), Bounds())
+        worker = await player.take()
+        async with running(hub):
+            with hub.hold(JOB):
+                # then it is not given up
+                for _ in range(10):
+                    await hub.check([JOB])
+                    await asyncio.sleep(0.1)
+                    assert not await worker.is_cancelled()
+            # until it is let go
+            with hub.hold("cd" * 16):
+                while not await worker.is_cancelled():
+                    await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("position", [Position("running", 2, 0), Position("ready", 0, 0)])
+async def test_an_old_answer_about_positions_changes_nothing(hub: Hub, position: Position) -> None:
+    feed = hub.open(JOB)
+    feed.push(LogEntry(1, (Token(1, "a"), Token(2, "b"), Token(3, "c")), None))
+    feed.compare(position, seen=position.last)
+    assert feed.seen == 3
