@@ -22,7 +22,8 @@ def main() -> None:
     try:
         listener = listen(host, port)
     except OSError as error:
-        sys.exit(_complain(f"COROLLA_BIND: cannot listen on {host}:{port}: {error.strerror}", 1))
+        reason = str(error.strerror).partition(" (")[0]
+        sys.exit(_complain(f"COROLLA_BIND: cannot listen on {host}:{port}: {reason}", 1))
     # uvicorn raises the signal that stopped it once more when all is done; then this is the end, in order.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))

@@ -26,9 +26,7 @@ class Performance:
         """Append a token for each text, in one entry, and perhaps the ending."""
         first = self._last + 1
         self._last += len(texts)
-        append = Append(
-            self.claim.job, self.claim.epoch, first, tuple(token(text) for text in texts), ending, commit
-        )
+        append = Append(self.claim.job, self.claim.epoch, first, tuple(token(text) for text in texts), ending, commit)
         (appended,) = await self._broker.append([append])
         return appended
 
@@ -43,6 +41,13 @@ class Performance:
         nothing = Append(self.claim.job, self.claim.epoch, 1, ())
         (appended,) = await self._broker.append([nothing])
         return appended.cancelled
+
+    async def until_cancelled(self) -> None:
+        """Return when the job is to end."""
+        while True:
+            if await self.is_cancelled():
+                return
+            await asyncio.sleep(0.005)
 
 
 class Player:

@@ -64,11 +64,11 @@ def hub(broker: Broker) -> Hub:
 
 
 @pytest.fixture
-async def performance(broker: Broker, player: Player, hub: Hub) -> AsyncIterator[tuple[Feed, Performance]]:
+async def performance(broker: Broker, player: Player, hub: Hub) -> tuple[Feed, Performance]:
     """A job that is followed and claimed."""
     feed = hub.open(JOB)
     await submit(broker, feed)
-    yield feed, await player.take()
+    return feed, await player.take()
 
 
 Scene = tuple[Feed, Performance]
@@ -228,8 +228,7 @@ async def test_a_held_job_is_followed(valkey: Valkey, player: Player) -> None:
                     assert not await worker.is_cancelled()
             # until it is let go
             with hub.hold("cd" * 16):
-                while not await worker.is_cancelled():
-                    await asyncio.sleep(0.01)
+                await worker.until_cancelled()
 
 
 @pytest.mark.parametrize("position", [Position("running", 2, 0), Position("ready", 0, 0)])

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -11,7 +11,7 @@ from gateway.jobs import Jobs, Run
 from gateway.orders import Order, Queued
 from shared.broker import Broker
 from shared.errors import Code, CorollaError
-from shared.messages import Ending, FinishReason, JobFailed, JobFinished, JobRequest, LogEntry
+from shared.messages import Ending, FinishReason, JobFailed, JobFinished, JobRequest
 from shared.records import Bounds, Busy
 from shared.sampling import SamplingParams
 from tests.gateway.conftest import MODEL, TIMING
@@ -50,7 +50,9 @@ class Reader:
 
 
 @contextlib.asynccontextmanager
-async def running(broker: Broker, bounds: Bounds = BOUNDS, deadline_s: float = 30, grace_s: float = 0.5) -> AsyncIterator[Jobs]:
+async def running(
+    broker: Broker, bounds: Bounds = BOUNDS, deadline_s: float = 30, grace_s: float = 0.5
+) -> AsyncIterator[Jobs]:
     """A gateway's jobs, and the hub under them."""
     hub = Hub(broker, f"g{id(bounds)}")
     jobs = Jobs(broker, hub, bounds, deadline_s, grace_s)
@@ -90,9 +92,7 @@ async def test_a_job_to_its_end(broker: Broker, player: Player) -> None:
     assert reader.ending == JobFinished(FinishReason.LENGTH, 1, 3)
 
 
-async def test_a_job_that_the_broker_forgot_is_submitted_again(
-    broker: Broker, player: Player, valkey: Valkey
-) -> None:
+async def test_a_job_that_the_broker_forgot_is_submitted_again(broker: Broker, player: Player, valkey: Valkey) -> None:
     async with running(broker) as jobs, reading(jobs) as reader:
         worker = await player.take()
         await worker.say("a", "b")
@@ -191,17 +191,12 @@ async def test_a_job_that_was_accepted_once_is_not_refused_later(broker: Broker,
     assert reader.texts == ["a"]
 
 
-async def until_cancelled(worker: Performance) -> None:
-    while not await worker.is_cancelled():
-        await asyncio.sleep(0.005)
-
-
 async def test_a_reader_who_leaves_cancels(broker: Broker, player: Player) -> None:
     async with running(broker) as jobs:
         async with jobs.run(ORDER):
             worker = await player.take()
             await worker.say("a")
-        await asyncio.wait_for(until_cancelled(worker), 1)
+        await asyncio.wait_for(worker.until_cancelled(), 1)
 
 
 async def test_a_reader_who_is_cancelled_while_submitting_leaves_nothing(
@@ -244,7 +239,7 @@ async def test_a_resumable_job_is_cancelled_after_the_grace(broker: Broker, play
     async with running(broker, grace_s=0.1) as jobs:
         async with jobs.run(Order(JOB, REQUEST, resumable=True)):
             worker = await player.take()
-        await asyncio.wait_for(until_cancelled(worker), 5)
+        await asyncio.wait_for(worker.until_cancelled(), 5)
 
 
 async def test_two_readers_of_one_job(broker: Broker, player: Player) -> None:

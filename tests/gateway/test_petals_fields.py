@@ -1,5 +1,6 @@
 """Fields of the Petals Chat API."""
 
+import contextlib
 import math
 from typing import Any
 
@@ -148,14 +149,14 @@ def test_lengths_and_stops_of_a_socket(fields: dict[str, Any], expected: JobRequ
     assert socket_request(parse(**fields), "m") == (expected, chunk)
 
 
-VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()) | st.just({})
+VALUES: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()) | st.just({})
+)
 NAMES = st.sampled_from([*Call.__dataclass_fields__, "do_sample", "temperature", "top_k", "top_p", "seed"])
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(NAMES, VALUES))
 def test_whatever_comes_is_parsed_or_refused(fields: dict[str, Any]) -> None:
-    try:
-        socket_request(parse(**fields), "m")
-    except InvalidField as error:
-        assert len(error.message) < 200
+    with contextlib.suppress(InvalidField):
+        assert socket_request(parse(**fields), "m")[0].model == "m"

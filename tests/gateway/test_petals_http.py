@@ -12,7 +12,6 @@ from shared.sampling import SamplingParams
 from tests.gateway.conftest import MODEL, Serve, Served
 from tests.gateway.player import Player
 from tests.valkey import Valkey
-from tests.waiting import until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -208,8 +207,7 @@ async def test_a_disconnect_cancels_the_job(gateway: Served, player: Player) -> 
     performance = await player.take()
     await performance.say(" sat")
     asking.cancel()
-    while not await performance.is_cancelled():
-        await asyncio.sleep(0.005)
+    await performance.until_cancelled()
 
 
 async def test_a_job_that_is_late(serve: Serve) -> None:
@@ -240,9 +238,7 @@ async def test_a_session_over_two_gateways(serve: Serve, player: Player, valkey:
 async def test_two_generates_on_a_session_take_turns(gateway: Served, player: Player) -> None:
     session = (await gateway.client.post("/api/v1/open_inference_session")).json()["session_id"]
     asking = [
-        asyncio.create_task(
-            gateway.client.post(URL, json={"session_id": session, "inputs": name, "max_new_tokens": 1})
-        )
+        asyncio.create_task(gateway.client.post(URL, json={"session_id": session, "inputs": name, "max_new_tokens": 1}))
         for name in ("one", "two")
     ]
     first = await player.take()

@@ -61,7 +61,10 @@ def test_an_ending_without_a_token() -> None:
 def test_a_stream_that_fails_tells_all_it_has() -> None:
     log = [*entries("a", "b", "c", ending=None), LogEntry(4, (), FULL)]
     assert replies(2, log) == [Reply("ab", 2, 2, False), Reply("c", 1, 3, False)]
-    assert replies(2, entries("a", "b", "c", size=3, ending=FULL)) == [Reply("ab", 2, 2, False), Reply("c", 1, 3, False)]
+    assert replies(2, entries("a", "b", "c", size=3, ending=FULL)) == [
+        Reply("ab", 2, 2, False),
+        Reply("c", 1, 3, False),
+    ]
 
 
 def test_a_single_reply_that_fails_tells_nothing() -> None:

@@ -10,6 +10,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
+from websockets.typing import Origin
 
 from shared.broker import Broker
 from shared.messages import FinishReason
@@ -30,11 +31,6 @@ async def closed(socket: Dialogue) -> int:
         await socket.receive()
     assert caught.value.rcvd is not None
     return caught.value.rcvd.code
-
-
-async def until_cancelled(performance: Performance) -> None:
-    while not await performance.is_cancelled():
-        await asyncio.sleep(0.005)
 
 
 def sessions(valkey: Valkey) -> set[str]:
@@ -79,7 +75,7 @@ async def test_a_disconnect_ends_session_and_job_at_once(gateway: Served, player
         performance = await player.take()
         await performance.say("a")
         socket.socket.transport.abort()
-    await asyncio.wait_for(until_cancelled(performance), 1)
+    await asyncio.wait_for(performance.until_cancelled(), 1)
     await until_async(lambda: sessions(valkey) == set())
 
 
@@ -91,7 +87,7 @@ async def test_cancel_keeps_the_session(gateway: Served, player: Player) -> None
         await performance.say("a")
         assert (await socket.receive())["outputs"] == "a"
         await socket.send({"type": "cancel"})
-        await until_cancelled(performance)
+        await performance.until_cancelled()
         await performance.finish(reason=FinishReason.CANCELLED)
         last = await socket.receive()
         assert (last["outputs"], last["stop"], last["seq"]) == ("", True, 1)
@@ -171,7 +167,7 @@ async def test_a_resumable_answer_that_nobody_comes_back_for(serve: Serve, playe
     async with serve(resume_grace_s=1) as gateway:
         _, performance = await begin(gateway, player)
         assert not await performance.is_cancelled()
-        await asyncio.wait_for(until_cancelled(performance), 5)
+        await asyncio.wait_for(performance.until_cancelled(), 5)
 
 
 async def test_resume_of_a_session_and_the_generate_frame_once_more(serve: Serve, player: Player) -> None:
@@ -194,7 +190,7 @@ async def test_resume_of_a_session_and_the_generate_frame_once_more(serve: Serve
 @pytest.mark.parametrize("after", [2, 99])
 async def test_a_cursor_beyond_the_log(serve: Serve, player: Player, after: int) -> None:
     async with serve() as gateway:
-        cursor, performance = await begin(gateway, player)
+        cursor, _ = await begin(gateway, player)
         async with dialogue(gateway.ws_url) as socket:
             await socket.send({**cursor, "after": after})
             reply = await socket.receive()
@@ -285,7 +281,7 @@ async def test_a_flood_is_cut_off(gateway: Served, player: Player) -> None:
         reply = await socket.receive()
         assert await closed(socket) == 1000
     assert reply["traceback"] == "ValueError: Too many messages wait while one is being answered"
-    await asyncio.wait_for(until_cancelled(performance), 5)
+    await asyncio.wait_for(performance.until_cancelled(), 5)
 
 
 SECRET = {"model": "corolla/adapter", "max_length": 64}
@@ -322,7 +318,7 @@ async def test_an_operator_may_keep_the_pages_of_others_out(serve: Serve) -> Non
             async with dialogue(gateway.ws_url, origin=origin) as socket:
                 assert (await socket.open(max_length=64))["ok"] is True
         with pytest.raises(InvalidStatus) as refused:
-            await connect(gateway.ws_url, origin="https://other.example")
+            await connect(gateway.ws_url, origin=Origin("https://other.example"))
     assert refused.value.response.status_code == 403
 
 

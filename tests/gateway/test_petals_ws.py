@@ -262,7 +262,7 @@ def test_overflow_of_a_stream_delivers_what_fits() -> None:
         (Code.CACHE_FULL, "no room", "RuntimeError: The attention cache is full: no room"),
         (Code.CACHE_FULL, "attention cache is full, wait", "RuntimeError: attention cache is full, wait"),
         (Code.TOO_LONG, "prompt", "ValueError: Maximum length exceeded: prompt"),
-        (Code.SESSION_NOT_FOUND, "Session 'x' expired", 'KeyError: "Session \'x\' expired"'),
+        (Code.SESSION_NOT_FOUND, "Session 'x' expired", "KeyError: \"Session 'x' expired\""),
         (Code.SWARM, "two\nlines", "ConnectionError: two lines"),
         (Code.DEADLINE, "late", "TimeoutError: late"),
         (Code.DISCONTINUITY, "broke", "RuntimeError: broke"),
@@ -375,7 +375,16 @@ MESSAGES = st.fixed_dictionaries(
     {"type": st.sampled_from(["open_inference_session", "generate", "cancel", "resume", "sing", None])},
     optional={
         name: st.none() | st.booleans() | st.integers(-3, 100) | st.text(max_size=5) | st.just(S)
-        for name in ("model", "max_length", "inputs", "max_new_tokens", "stop_sequence", "job_id", "session_id", "after")
+        for name in (
+            "model",
+            "max_length",
+            "inputs",
+            "max_new_tokens",
+            "stop_sequence",
+            "job_id",
+            "session_id",
+            "after",
+        )
     },
 )
 

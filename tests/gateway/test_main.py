@@ -1,0 +1,127 @@
+"""`python -m gateway` as a process: start, memory, imports, logs, errors, end."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from tests.services import ROOT, Gateway
+from tests.valkey import Valkey, free_port
+
+pytestmark = pytest.mark.timeout(60)
+
+CATALOG = """
+[[families]]
+name = "Demo"
+[[families.models]]
+repository = "corolla/demo"
+name = "Demo"
+"""
+
+
+@pytest.fixture
+def catalog_file(tmp_path: Path) -> Path:
+    file = tmp_path / "catalog.toml"
+    file.write_text(CATALOG)
+    return file
+
+
+@pytest.fixture
+def process(tmp_path: Path, valkey: Valkey, catalog_file: Path) -> Iterator[Gateway]:
+    gateway = Gateway(tmp_path / "gateway.log", valkey.url, catalog_file)
+    yield gateway
+    gateway.kill()
+
+
+def run(**settings: str) -> "subprocess.CompletedProcess[str]":
+    """A gateway that cannot start."""
+    environ = {**os.environ, **{f"COROLLA_{name.upper()}": value for name, value in settings.items()}}
+    command = [sys.executable, "-m", "gateway"]
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=20, check=False)
+
+
+def test_it_starts_within_two_seconds_and_stays_small(process: Gateway) -> None:
+    started = time.monotonic()
+    process.start()
+    assert time.monotonic() - started < 2
+    assert httpx.get(f"{process.url}/health/live").json() == {"ok": True}
+    (ready,) = [line for line in process.lines() if line["event"] == "ready"]
+    assert ready["address"] == process.url
+    assert process.rss_mb < 120
+
+
+def test_it_ends_in_order(process: Gateway) -> None:
+    process.start()
+    with connect(process.ws_url) as open_socket:
+        open_socket.send(json.dumps({"type": "open_inference_session", "max_length": 64}))
+        assert json.loads(open_socket.recv())["ok"] is True
+        assert process.terminate() == 0
+        with pytest.raises(ConnectionClosed) as closed:
+            open_socket.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+
+
+def test_the_log_is_json_without_prompts(process: Gateway) -> None:
+    process.start()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{process.url}/api/v1/generate?inputs=private&max_new_tokens=1", timeout=0.3)
+    httpx.post(f"{process.url}/api/v1/generate?inputs=private&top_k=private")
+    with connect(process.ws_url + "?token=private") as open_socket:
+        open_socket.send("private")
+        open_socket.recv()
+    assert process.terminate() == 0
+    raw = process.log.read_text().splitlines()
+    lines = [json.loads(line) for line in raw]
+    assert {"ready", "request", "job"} <= {line["event"] for line in lines}
+    assert all({"timestamp", "level"} <= line.keys() for line in lines)
+    assert "private" not in process.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"deadline_s": "soon"}, "COROLLA_DEADLINE_S is 'soon', but must be a whole number from 1 to 86400"),
+        ({"bind": "8000"}, "COROLLA_BIND is '8000', but must be host:port, such as 127.0.0.1:8000 or [::]:8000"),
+        ({"catalog": "nowhere.toml"}, "the catalogue nowhere.toml cannot be read: No such file or directory"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(settings: dict[str, str], expected: str) -> None:
+    ended = run(**settings)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", expected + "\n")
+
+
+def test_a_port_in_use_is_one_line(catalog_file: Path) -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        ended = run(catalog=str(catalog_file), bind=f"127.0.0.1:{port}")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"COROLLA_BIND: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+def test_it_never_imports_what_only_workers_need() -> None:
+    code = (
+        "import gateway.__main__, sys; print([m for m in ('torch', 'petals', 'worker', 'numpy') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=20)
+    assert ran.stdout == "[]\n"
+
+
+PURE = ("petals_fields", "petals_replies", "petals_words", "petals_ws", "orders")
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_pure_modules_stay_pure(module: str) -> None:
+    names = "('asyncio', 'redis', 'starlette')"
+    code = f"import gateway.{module}, sys; print([m for m in {names} if m in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=20)
+    assert ran.stdout == "[]\n"
