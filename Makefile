@@ -1,0 +1,37 @@
+# make up       everything on this machine: broker, swarm, WORKERS workers, GATEWAYS gateways from PORT on
+# make test     every test; needs nothing running
+# make check    style, types, import rules
+# make clean    forget what was installed, and the local stack's state
+
+PYTHON ?= python3.11
+WORKERS ?= 1
+GATEWAYS ?= 1
+PORT ?= 8000
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: up test check clean
+
+up: $(INSTALLED)
+	@exec $(BIN)/python -m deploy.stack --workers $(WORKERS) --gateways $(GATEWAYS) --port $(PORT)
+
+test: $(INSTALLED)
+	@exec $(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+clean:
+	rm -rf .venv var
+
+$(INSTALLED): constraints.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "Corolla needs Python 3.11, but there is no '$(PYTHON)'; name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Corolla needs Python 3.11, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1); name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m deploy.install
+	@touch $@

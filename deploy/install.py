@@ -1,0 +1,108 @@
+"""`python -m deploy.install`: put everything that the project's commands need into .venv.
+
+Runs with the standard library alone. pip's own words go to var/log/install.log; here its progress is one line at most
+every two seconds, and its failure one line.
+"""
+
+import re
+import subprocess
+import sys
+import time
+import tomllib
+import venv
+from pathlib import Path
+
+VENV = Path(".venv")
+LOG = Path("var/log/install.log")
+CONSTRAINTS = "constraints.txt"
+GROUPS = ("gateway", "worker", "local", "dev")
+LINE_PERIOD_S = 2.0
+
+
+class InstallError(Exception):
+    """What could not be installed, in one line."""
+
+
+def main() -> int:
+    """Install; the exit status."""
+    LOG.parent.mkdir(parents=True, exist_ok=True)
+    LOG.write_text("")
+    try:
+        _say("making .venv")
+        _make_venv()
+        _pip(*_requirements())
+        # Its metadata asks for a hivemind that cannot be installed from a wheel.
+        _pip("--no-deps", "petals")
+    except InstallError as error:
+        _say(f"failed: {error} (all of it: {LOG})")
+        return 1
+    except KeyboardInterrupt:
+        _say("stopped; the next start goes on from here")
+        return 130
+    _say("done")
+    return 0
+
+
+def _make_venv() -> None:
+    try:
+        venv.create(VENV, with_pip=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise InstallError(f"no .venv could be made, is Python's venv package installed? {error}") from None
+
+
+def _requirements() -> list[str]:
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    groups = project["optional-dependencies"]
+    return [*project["dependencies"], *(name for group in GROUPS for name in groups[group])]
+
+
+def _pip(*arguments: str) -> None:
+    """Run `pip install` and tell how it goes. Raises InstallError."""
+    command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--constraint", CONSTRAINTS, *arguments]
+    start = LOG.stat().st_size
+    with LOG.open("ab") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        _tell_progress(process, start)
+    finally:
+        process.terminate()
+        process.wait()
+    if process.returncode:
+        raise InstallError(_reason(start))
+
+
+def _tell_progress(process: "subprocess.Popen[bytes]", start: int) -> None:
+    told = ""
+    while process.poll() is None:
+        now = _progress(_log_from(start))
+        if now != told:
+            told = now
+            _say(told)
+        time.sleep(LINE_PERIOD_S)
+
+
+def _progress(log: str) -> str:
+    """What pip does, by its log; while it unpacks it says nothing, but what is there can be counted."""
+    if names := re.search(r"^Installing collected packages: (.*)$", log, re.MULTILINE):
+        unpacked = len(list(VENV.glob("lib/python*/site-packages/*.dist-info")))
+        return f"unpacking {len(names[1].split(','))} packages ({unpacked} there)"
+    found = re.findall(r"^(?:Collecting|Requirement already satisfied:) ([\w.-]+)", log, re.MULTILINE)
+    return f"fetching {found[-1]} ({len(found)})" if found else "starting pip"
+
+
+def _log_from(start: int) -> str:
+    return LOG.read_bytes()[start:].decode(errors="replace")
+
+
+def _reason(start: int) -> str:
+    """pip's first complaint."""
+    complaints = re.findall(r"^ERROR: (.*)$", _log_from(start), re.MULTILINE)
+    return complaints[0] if complaints else "pip failed without a word"
+
+
+def _say(text: str) -> None:
+    print(f"install: {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
