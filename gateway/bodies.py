@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from shared.errors import Code, CorollaError
 
 MAX_FIELDS = 100
-BODY_TIMEOUT_S = 30.0
+BODY_TIMEOUT_S = 15.0
 # A client that is still sending may not hear an answer before it is done. So a body that is too large is read on and
 # thrown away, up to so many times the limit.
 MAX_WASTE = 16

@@ -7,6 +7,7 @@ the log ahead of the feed, or a reader so slow that live events had to be droppe
 
 import asyncio
 import contextlib
+import itertools
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 
@@ -16,11 +17,13 @@ from gateway.patience import patiently
 from shared.broker import Broker
 from shared.errors import BrokerUnavailable, Code, CorollaError
 from shared.messages import LogEntry
-from shared.records import Gap, Position, Published
+from shared.records import Attached, Gap, Position, Published
 
 # Live events that may wait for one reader; what a token weighs in memory besides its text.
 FEED_BYTES = 256 << 10
 TOKEN_BYTES = 128
+# Logs that are read at a time: after a break all feeds want to, and each takes a connection.
+ATTACHING = 16
 
 log = structlog.get_logger()
 
@@ -36,12 +39,11 @@ class Feed:
     who compares. `base` is the seq after which the reader began; what the log says before that nobody can compare.
     """
 
-    def __init__(self, broker: Broker, gateway: str, job: str, base: int) -> None:
+    def __init__(self, hub: "Hub", job: str, base: int) -> None:
         self.job = job
         self.ahead = 0
         self.submitted = False
-        self._broker = broker
-        self._gateway = gateway
+        self._hub = hub
         self._base = base
         self._seen = base
         self._entries: deque[LogEntry] = deque()
@@ -82,11 +84,15 @@ class Feed:
             self._stale = True
         self._wake.set()
 
-    def restart(self, known: bool) -> None:
-        """The job was submitted (again), so its log starts anew; `known`: it was there before, with events perhaps."""
-        self._gone, self._stale, self.submitted = False, known, True
-        self._entries.clear()
+    def restart(self) -> None:
+        """The job is about to be submitted (again), so its log starts anew."""
+        self._gone = False
         self._seen = self._base
+
+    def confirm(self, known: bool) -> None:
+        """The job was submitted; `known`: it was there before, perhaps with events that were missed."""
+        self.submitted = True
+        self._stale = self._stale or known
 
     async def wait(self, timeout_s: float) -> None:
         """Return when something happened, or after that time."""
@@ -113,7 +119,7 @@ class Feed:
     async def _attach(self, patience_s: float) -> None:
         after, self._stale = self._seen, False
         try:
-            attached = await patiently(lambda: self._broker.attach(self.job, self._gateway, after), patience_s)
+            attached = await patiently(lambda: self._hub.attach(self.job, after), patience_s)
         except BaseException:
             self._stale = True
             raise
@@ -145,10 +151,11 @@ class Hub:
         self._broker = broker
         self._feeds: dict[str, list[Feed]] = {}
         self._followers: Counter[str] = Counter()
+        self._attaching = asyncio.Semaphore(ATTACHING)
 
     def open(self, job: str, after: int = 0) -> Feed:
         """A new reader of the job's events after that seq; close() must follow."""
-        feed = Feed(self._broker, self.gateway, job, after)
+        feed = Feed(self, job, after)
         self._feeds.setdefault(job, []).append(feed)
         return feed
 
@@ -174,6 +181,11 @@ class Hub:
         """Somebody here reads or holds the job."""
         return job in self._feeds or job in self._followers
 
+    async def attach(self, job: str, after: int) -> Attached | None:
+        """Follow the job, and read its log after that seq."""
+        async with self._attaching:
+            return await self._broker.attach(job, self.gateway, after)
+
     async def run(self) -> None:
         """Listen and check, for ever."""
         async with asyncio.TaskGroup() as tasks:
@@ -195,7 +207,7 @@ class Hub:
                         feed.push(entry)
                 case Gap():
                     log.debug("subscribed", gateway=self.gateway, jobs=len(self._feeds))
-                    for feed in [feed for feeds in self._feeds.values() for feed in feeds if feed.submitted]:
+                    for feed in itertools.chain.from_iterable(self._feeds.values()):
                         feed.stale()
 
     async def _check_often(self) -> None:

@@ -55,7 +55,7 @@ class Run:
     async def begin(self) -> None:
         """Submit the job, or go on with it. Raises CorollaError where it is refused."""
         if self.order.request is None:
-            self._feed.restart(known=True)
+            self._feed.confirm(known=True)
             return
         try:
             await self._submit(self._bounds)
@@ -118,8 +118,9 @@ class Run:
             )
             return await self._broker.submit(submission, bounds)
 
-        known = await self._patiently(submit) == "known"
-        self._feed.restart(known)
+        # Events may come before the answer to the submission does.
+        self._feed.restart()
+        self._feed.confirm(await self._patiently(submit) == "known")
         if order.progress:
             with contextlib.suppress(BrokerUnavailable):
                 await self._hub.check([order.job])

@@ -50,7 +50,7 @@ class Cors:
                 self._share(MutableHeaders(scope=message), asked.get("origin"))
             await send(message)
 
-        if scope["method"] == "OPTIONS" and "access-control-request-method" in asked:
+        if scope["method"] == "OPTIONS":
             await _preflight(asked)(scope, receive, send_shared)
         else:
             await self._app(scope, receive, send_shared)

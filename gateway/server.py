@@ -7,6 +7,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+from gateway.heads import BoundedHeads
 from gateway.settings import Settings
 
 # How long answers under way may take after the word to stop.
@@ -34,7 +35,7 @@ def server(app: ASGIApp, settings: Settings) -> Server:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHeads,
         ws="websockets-sansio",
         ws_max_size=FRAME_MARGIN * settings.max_frame_bytes,
         ws_ping_interval=settings.ping_s,

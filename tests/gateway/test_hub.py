@@ -41,8 +41,8 @@ async def running(hub: Hub) -> AsyncIterator[None]:
 
 
 async def submit(broker: Broker, feed: Feed, gateway: str = "g") -> None:
-    known = await broker.submit(Submission(JOB, REQUEST, gateway, 60_000), Bounds()) == "known"
-    feed.restart(known)
+    feed.restart()
+    feed.confirm(await broker.submit(Submission(JOB, REQUEST, gateway, 60_000), Bounds()) == "known")
 
 
 async def read(feed: Feed, upto: int) -> list[str]:
@@ -80,6 +80,14 @@ async def test_events_come_live(hub: Hub, performance: Scene) -> None:
         await worker.say("a")
         await worker.say("b", "c")
         assert await read(feed, 3) == ["a", "b", "c"]
+
+
+async def test_events_that_overtake_the_answer_to_the_submission(hub: Hub) -> None:
+    feed = hub.open(JOB)
+    feed.restart()
+    feed.push(entry(1, "a"))
+    feed.confirm(known=False)
+    assert await feed.take(PATIENCE_S) == entry(1, "a")
 
 
 async def test_a_lost_message_is_found_by_the_next_one(hub: Hub, performance: Scene, valkey: Valkey) -> None:
@@ -188,7 +196,7 @@ async def test_a_reader_who_comes_later_begins_after_its_cursor(hub: Hub, perfor
     await worker.say("a", "b")
     await worker.finish("c")
     late = hub.open(JOB, after=1)
-    late.restart(known=True)
+    late.confirm(known=True)
     first, second = await late.take(PATIENCE_S), await late.take(PATIENCE_S)
     assert first == entry(1, "a", "b")
     assert second is not None
