@@ -30,8 +30,8 @@ from worker.devices import DtypeName, choose_dtype, choose_threads
 from worker.sampling import choose
 from worker.tokenizer import FastTokenizer, load_tokenizer
 
-MAX_ATTEMPTS = 3  # of one step, each perhaps over other servers; Petals' own default is to go on for ever
-MAX_BACKOFF_S = 2.0
+RETRY_DELAYS_S = (0.0, 1.0)  # before the second and the third attempt of a step
+LOOKUP_ATTEMPTS = 1  # Petals' own attempts at everything; its default is to go on for ever
 PIECE = 512  # positions of a prompt that are fed at once, so that a cancelled one stops soon
 DHT_STOP_TIMEOUT_S = 10.0
 
@@ -52,9 +52,11 @@ class PetalsSession:
         self._head_lock = head_lock
         self._pool = pool
         self._max_length = max_length
-        self._session = InferenceSession(model.transformer.h.sequence_manager, max_length)
+        self._fed: list[int] = []
         self._in_use = threading.Lock()
-        self._closing: Future[None] | None = None
+        self._ending = threading.Event()
+        self._closed: Future[None] | None = None
+        self._cache = self._new_cache()
 
     async def step(self, ids: Sequence[int], draw: Draw) -> int:
         """Feed `ids` and choose the next token; see BackendSession.
@@ -65,43 +67,59 @@ class PetalsSession:
 
     async def close(self) -> None:
         """Free the cache, on the servers too; see BackendSession."""
-        if self._closing is None:
-            self._closing = self._pool.submit(self._close)
-        await asyncio.shield(asyncio.wrap_future(self._closing))
+        self._ending.set()
+        if self._closed is None:
+            try:
+                self._closed = self._pool.submit(self._close)
+            except RuntimeError:
+                return  # the backend was stopped, which ended the connections too
+        await asyncio.shield(asyncio.wrap_future(self._closed))
 
     def _step(self, ids: tuple[int, ...], draw: Draw) -> int:
         with self._in_use, torch.inference_mode():
-            for start in range(0, len(ids), PIECE):
-                hidden = self._feed(self._embed(ids[start : start + PIECE]))
+            hidden = self._advance(ids)
             with self._head_lock:
-                logits = self._model.lm_head(self._model.transformer.ln_f(hidden[:, -1]))
+                logits = self._model.lm_head(self._model.transformer.ln_f(hidden))
             return choose(logits, [draw])[0]
 
-    def _embed(self, ids: tuple[int, ...]) -> torch.Tensor:
-        """[1, ids, hidden size]"""
-        transformer = self._model.transformer
-        row = torch.tensor([ids], device=transformer.word_embeddings.weight.device)
-        embedded: torch.Tensor = transformer.word_embeddings_layernorm(transformer.word_embeddings(row))
-        return embedded
+    def _advance(self, ids: tuple[int, ...]) -> torch.Tensor:
+        """Feed `ids`, over other servers where some fail; the hidden state of the last one, [1, hidden size].
 
-    def _feed(self, embedded: torch.Tensor) -> torch.Tensor:
-        """Send embeddings through the swarm: same shape in and out."""
-        if self._closing is not None:
-            raise CorollaError(Code.SWARM, "The session was closed during a step")
-        try:
-            hidden: torch.Tensor = self._session.step(embedded)
-        except Exception as error:  # what a server, the network or the library raises has no common root
-            raise _translate(error, self._max_length) from error
+        Petals 2.2 cannot move a session that has a history ("Broken input cache"). So a new one is fed everything.
+        """
+        feed = ids
+        for delay_s in (*RETRY_DELAYS_S, None):
+            try:
+                hidden = self._feed(feed)
+                self._fed.extend(ids)
+                return hidden
+            except Exception as error:  # what a server, the network or the library raises has no common root
+                _log.warning("swarm_step_failed", error=type(error).__name__, fed=len(self._fed), feed=len(feed))
+                if delay_s is None or self._ending.wait(delay_s):
+                    raise _translate(error, self._max_length) from error
+            self._pool.submit(_close_cache, self._cache)  # a server that hangs makes this take its time
+            self._cache = self._new_cache()
+            feed = (*self._fed, *ids)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _feed(self, ids: tuple[int, ...]) -> torch.Tensor:
+        transformer = self._model.transformer
+        for start in range(0, len(ids), PIECE):
+            if self._ending.is_set():
+                raise InterruptedError
+            piece = torch.tensor([ids[start : start + PIECE]], device=transformer.word_embeddings.weight.device)
+            embedded = transformer.word_embeddings_layernorm(transformer.word_embeddings(piece))
+            hidden: torch.Tensor = self._cache.step(embedded)[:, -1]
         if not torch.isfinite(hidden).all():
-            raise CorollaError(Code.SWARM, "A server of the swarm answered with numbers that are none")
+            raise FloatingPointError
         return hidden
+
+    def _new_cache(self) -> Any:
+        return InferenceSession(self._model.transformer.h.sequence_manager, self._max_length)
 
     def _close(self) -> None:
         with self._in_use:
-            try:
-                self._session.close()
-            except Exception as error:  # as above; the session counts as closed all the same
-                _log.warning("session_close_failed", error=type(error).__name__)
+            _close_cache(self._cache)
 
 
 class PetalsBackend:
@@ -111,7 +129,7 @@ class PetalsBackend:
         self.tokenizer = tokenizer
         self._model = model
         self._head_lock = threading.Lock()  # one product at a time: each uses all the threads it may
-        # Every session may have one step under way and one close that waits for a cancelled step.
+        # A session may have a step under way, and a close that waits for a cancelled step or for a server that hangs.
         self._pool = ThreadPoolExecutor(2 * slots, thread_name_prefix="petals")
 
     def open(self, max_length: int) -> PetalsSession:
@@ -180,8 +198,7 @@ def _options(model: Model, peers: tuple[str, ...]) -> dict[str, Any]:
         "active_adapter": model.adapter,
         "use_safetensors": True,
         "trust_remote_code": False,
-        "max_retries": MAX_ATTEMPTS,
-        "max_backoff": MAX_BACKOFF_S,
+        "max_retries": LOOKUP_ATTEMPTS,
         "show_route": False,
     }
     if peers:
@@ -207,12 +224,17 @@ def _leave(manager: Any) -> None:
     manager.dht.shutdown()
 
 
+def _close_cache(cache: Any) -> None:
+    try:
+        cache.close()
+    except Exception as error:  # as in _advance; it counts as closed all the same
+        _log.warning("session_close_failed", error=type(error).__name__)
+
+
 def _translate(error: Exception, max_length: int) -> CorollaError:
     """The library's error in our words; its own may hold addresses and paths."""
     text = f"{type(error).__name__} {error}".lower()
-    full = any(sign in text for sign in _NO_ROOM)
-    _log.warning("swarm_step_failed", error=type(error).__name__, cache_full=full)
-    if full:
+    if any(sign in text for sign in _NO_ROOM):
         return CorollaError(
             Code.CACHE_FULL,
             "The attention cache is full: the swarm has no room for a session "
