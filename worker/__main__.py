@@ -31,7 +31,7 @@ _log = structlog.get_logger()
 
 
 def main() -> int:
-    """Run the worker; its exit status."""
+    """Run the worker. Does not return, unless it could not start: then the exit status."""
     try:
         settings = read(Settings)
         catalog = catalogs.load(settings.catalog)
@@ -40,7 +40,10 @@ def main() -> int:
         return 2
     logs.configure(settings.log_level)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(settings, catalog))
+        status = runner.run(_serve(settings, catalog))
+        # A step that hangs in a thread must not hold up an orderly end, nor may a repeated signal spoil it.
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:

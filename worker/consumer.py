@@ -15,8 +15,7 @@ from worker.outbox import FIRST_PAUSE_S, LONGEST_PAUSE_S, Courier
 from worker.sessions import Sessions
 
 CLAIM_WAIT_MS = 5_000
-DRAIN_TIMEOUT_S = 5.0  # for steps that are under way
-FAREWELL_TIMEOUT_S = 3.0  # for each of the last words
+FAREWELL_TIMEOUT_S = 3.0  # for each of the last words to the broker
 
 _log = structlog.get_logger()
 
@@ -78,7 +77,7 @@ class Consumer:
                 self._sessions.drop(word.session)
 
     async def _hand_over(self) -> None:
-        leases = await self._engine.drain(DRAIN_TIMEOUT_S)
+        leases = await self._engine.drain(FAREWELL_TIMEOUT_S)
         async with _farewell():
             await self._broker.requeue(self._who, leases)
         _log.info("drained", unfinished=len(leases))

@@ -36,22 +36,21 @@ class Row:
         self.started_at = time.monotonic()
         self.deadline = self.started_at + claim.remaining_ms / 1000
         self.stepping_since: float | None = None
-        self.leaving = False  # the worker is about to end
         self.ended = False  # its ending was decided
 
     @property
     def lease(self) -> Lease:
         return self.claim.job, self.claim.epoch
 
-    def steps_since(self, oldest: float) -> bool:
-        """Whether no step of it is older than that."""
+    def is_alive(self, oldest: float) -> bool:
+        """Whether its lease is worth keeping: it has not been lost, and no step of it began before `oldest`."""
         began = self.stepping_since
-        return began is None or began >= oldest
+        return not self.outbox.lost and (began is None or began >= oldest)
 
     @property
     def stopped(self) -> bool:
         """Whether the token of the step under way is unwanted, and any further one."""
-        return self.outbox.cancelled or self.outbox.lost or self.leaving
+        return self.outbox.cancelled or self.outbox.lost
 
 
 class Engine:
@@ -82,7 +81,7 @@ class Engine:
     def leases(self) -> list[Lease]:
         """Leases to renew; any thread may ask. That of a job whose step does not come back is left to expire."""
         oldest = time.monotonic() - self._step_timeout_s
-        return [row.lease for row in self._running if row.steps_since(oldest)]
+        return [row.lease for row in self._running if row.is_alive(oldest)]
 
     def start(self, claim: Claim) -> None:
         """Run a job. If it runs here already, that was under a lease which is gone."""
@@ -92,13 +91,14 @@ class Engine:
         task.add_done_callback(self._forget)
         self._rows[task] = row
         self._count()
+        _log.info("job_started", job=claim.job, epoch=claim.epoch, tokens_before=len(claim.log))
 
     def cancel(self, jobs: Iterable[str]) -> None:
         """End these jobs, each when its step is done; the step's token is dropped."""
-        for name in jobs:
-            for row in self._rows.values():
-                if row.claim.job == name:
-                    row.outbox.cancelled = True
+        unwanted = set(jobs)
+        for row in self._rows.values():
+            if row.claim.job in unwanted:
+                row.outbox.cancelled = True
 
     def lose(self, leases: Iterable[Lease]) -> None:
         """Drop the jobs under these leases: others run them."""
@@ -108,15 +108,19 @@ class Engine:
                 row.outbox.lose()
 
     async def drain(self, timeout_s: float) -> list[Lease]:
-        """Stop all jobs, with all their tokens sent; those that have not ended, for others to go on with."""
+        """Stop all jobs where they are, with what they made sent; those that have not ended, for others to go on with.
+
+        Steps under way are not waited for: their caches go with this process.
+        """
         rows = dict(self._rows)
-        for row in rows.values():
-            row.leaving = True
-        if rows:
-            _, late = await asyncio.wait(rows, timeout=timeout_s)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        for task in rows:
+            task.cancel()
+        sending = [asyncio.create_task(row.outbox.is_empty()) for row in rows.values()]
+        if sending:
+            await asyncio.wait(sending, timeout=timeout_s)
+        for each in sending:
+            each.cancel()
+        await asyncio.gather(*rows, *sending, return_exceptions=True)
         return [row.lease for row in rows.values() if not row.ended and not row.outbox.lost]
 
     def _forget(self, task: asyncio.Task[None]) -> None:

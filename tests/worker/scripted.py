@@ -23,7 +23,8 @@ class ScriptedSession:
         assert self.fed == list(draw.history)
         assert len(self.fed) <= self.max_length
         self._backend.steps += 1
-        await self._backend.open_gate.wait()
+        if self._backend.steps > self._backend.free_steps:
+            await self._backend.released.wait()
         await asyncio.sleep(0)
         if self._backend.failure:
             raise self._backend.failure
@@ -34,14 +35,16 @@ class ScriptedSession:
 
 
 class ScriptedBackend:
-    """script: the id at each position of every answer. While open_gate is not set, steps take for ever.
-    failure: what the next steps raise. steps: how many there were."""
+    """script: the id at each position of every answer. failure: what the next steps raise. steps: how many began.
+
+    Steps after the first `free_steps` take for ever, until `released` is set.
+    """
 
     def __init__(self, tokenizer: FastTokenizer, text: str = "") -> None:
         self.tokenizer = tokenizer
         self.script = tokenizer.encode(text, False)
-        self.open_gate = asyncio.Event()
-        self.open_gate.set()
+        self.free_steps = 1_000_000
+        self.released = asyncio.Event()
         self.failure: Exception | None = None
         self.steps = 0
         self.sessions: list[ScriptedSession] = []

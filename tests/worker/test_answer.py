@@ -25,7 +25,7 @@ def begin(
     capacity: int = 100,
     **request: Any,
 ) -> Answer:
-    fields = {"prompt": "hi", "max_new_tokens": 50} | request
+    fields: dict[str, Any] = {"prompt": "hi", "max_new_tokens": 50} | request
     job = JobRequest("m", SamplingParams(), **fields)
     return Answer(job, make_plan(job, session, capacity, tokenizer), tokenizer)
 
@@ -126,16 +126,17 @@ def test_half_a_character_at_the_limit_is_shown_in_the_next_call() -> None:
     # when the session goes on without a prompt, then the character comes whole
     session = SessionSnapshot("s", 100, answer.commit.ids, answer.commit.held)
     going_on = begin(session=session, prompt=None, max_new_tokens=2)
-    assert [going_on.push(third), going_on.push(*ids("b"))] == [Token(third, "✔"), Token(*ids("b"), "b")]
+    (last,) = ids("b")
+    assert [going_on.push(third), going_on.push(last)] == [Token(third, "✔"), Token(last, "b")]
     assert going_on.ending == JobFinished(FinishReason.LENGTH, 0, 2)
-    assert going_on.commit == SessionCommit([third, *ids("b")])
+    assert going_on.commit == SessionCommit([third, last])
     # and with a prompt it is forgotten
     asked = begin(session=session, prompt="c", max_new_tokens=2)
     assert write(asked, ids("bb")) == "bb"
 
 
 def test_half_a_character_may_wait_for_more_than_one_call() -> None:
-    first, second, third = ids("✔")
+    first, second, _ = ids("✔")
     session = SessionSnapshot("s", 100, [*PROMPT, first], 1)
     answer = begin(session=session, prompt=None, max_new_tokens=1)
     assert write(answer, [second]) == ""
@@ -175,7 +176,7 @@ def test_an_answer_cancelled_before_its_first_token_leaves_no_trace() -> None:
 @pytest.mark.parametrize("before", range(12))
 def test_replay_goes_on_as_if_nothing_had_happened(tokenizer: FastTokenizer, before: int) -> None:
     # given an answer with half characters and a stop across tokens
-    request = {"stop": ("стоп",), "extra_stop": ("end",)}
+    request: dict[str, Any] = {"stop": ("стоп",), "extra_stop": ("end",)}
     chosen = tokenizer.encode(" a✔b стоп c", False)
     whole = begin(tokenizer, **request)
     write(whole, chosen)

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.anyio
 def test_tokens_are_known() -> None:
     # pinned: streams of one release must be checkable by another
     assert [token(7, position) for position in range(3)] == [10966, 41785, 37408]
-    assert text(7, 0, 3) == '29d6 a239 9120 '
-    assert text(7, 1, 2) == 'a239 9120 '
+    assert text(7, 0, 3) == "29d6 a239 9120 "
+    assert text(7, 1, 2) == "a239 9120 "
     assert len({token(seed, 0) for seed in range(1000)}) > 980
     assert all(256 <= token(seed, 2**40) < 256 + 2**16 for seed in (0, 2**63 - 1))
 

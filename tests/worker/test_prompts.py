@@ -17,7 +17,7 @@ OLD = [1, 2, 3, 4]  # ids of a session
 class NoBos(OracleTokenizer):
     """A model that cannot start from nothing."""
 
-    bos_id = None
+    bos_id: int | None = None
 
 
 def plan(capacity: int, committed: list[int] | None = None, held: int = 0, **request: Any) -> Plan:

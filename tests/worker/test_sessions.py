@@ -64,7 +64,7 @@ async def test_after_an_error_the_cache_is_freed(backend: ScriptedBackend) -> No
 
 async def test_a_cancelled_step_frees_the_cache(backend: ScriptedBackend) -> None:
     sessions = Sessions(kept=2, idle_s=60)
-    backend.open_gate.clear()
+    backend.free_steps = 0
     task = asyncio.create_task(use(sessions, "s", backend, [1]))
     await until_async(lambda: backend.steps == 1)
     task.cancel()

@@ -1,0 +1,289 @@
+"""Workers as processes, over a real broker: streams are exact whatever happens, and nothing is left behind."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.broker import Broker
+from shared.keys import Timing
+from shared.messages import Ending, FinishReason, JobFailed, JobFinished, JobRequest, Token
+from shared.records import Bounds, Submission
+from shared.sampling import SamplingParams
+from tests.services import Worker
+from tests.valkey import Valkey
+from tests.waiting import until
+from worker.oracle_backend import text
+
+pytestmark = pytest.mark.anyio
+
+MODEL = "corolla/oracle"
+CATALOG = f"""
+[[families]]
+name = "Oracle"
+[[families.models]]
+repository = "{MODEL}"
+name = "Oracle"
+backend = "oracle"
+step_ms = """
+TIMING = Timing(lease_ms=1000)
+READY = {f"{{p}}:ready:{MODEL}:{lane}" for lane in ("resumed", "interactive", "batch")}
+
+
+@pytest.fixture
+async def broker(valkey: Valkey) -> AsyncIterator[Broker]:
+    async with Broker(valkey.url, TIMING) as broker:
+        yield broker
+
+
+Hire = Callable[..., Worker]
+
+
+@pytest.fixture
+def hire(valkey: Valkey, tmp_path: Path) -> Iterator[Hire]:
+    """Starts workers by name; what still runs afterwards is killed."""
+    hired = []
+
+    def start(name: str, step_ms: int = 10) -> Worker:
+        catalog = tmp_path / f"{step_ms}.toml"
+        catalog.write_text(f"{CATALOG}{step_ms}")
+        settings: dict[str, str | int | float] = {"lease_ms": TIMING.lease_ms, "beat_s": 0.2, "reap_s": 0.1}
+        hired.append(Worker(tmp_path / f"{name}.log", valkey.url, catalog, worker_name=name, **settings))
+        hired[-1].start()
+        return hired[-1]
+
+    yield start
+    for worker in hired:
+        worker.kill()
+
+
+async def submit(broker: Broker, job: str, seed: int, count: int, session: str | None = None, **request: str) -> None:
+    job_request = JobRequest(MODEL, SamplingParams(seed=seed), request.get("prompt", "hi"), max_new_tokens=count)
+    submission = Submission(job, job_request, "g", 30_000, session=session)
+    assert await broker.submit(submission, Bounds()) == "accepted"
+
+
+async def log(broker: Broker, job: str) -> tuple[list[Token], Ending | None]:
+    attached = await broker.attach(job, "g", 0)
+    assert attached is not None
+    tokens = [token for entry in attached.entries for token in entry.tokens]
+    endings = [entry.ending for entry in attached.entries if entry.ending]
+    assert attached.last == len(tokens) + len(endings)
+    return tokens, endings[0] if endings else None
+
+
+async def has(broker: Broker, job: str, count: int) -> None:
+    """Return when the job has so many tokens."""
+    async with asyncio.timeout(10):
+        while len((await log(broker, job))[0]) < count:
+            await asyncio.sleep(0.01)
+
+
+async def result(broker: Broker, job: str) -> tuple[str, Ending]:
+    """Text and ending of a job, once it has ended."""
+    async with asyncio.timeout(20):
+        while (found := await log(broker, job))[1] is None:
+            await asyncio.sleep(0.02)
+    tokens, ending = found
+    assert ending is not None
+    return "".join(token.text for token in tokens), ending
+
+
+def whole(seed: int, count: int) -> tuple[str, Ending]:
+    return text(seed, 0, count), JobFinished(FinishReason.LENGTH, 2, count)
+
+
+def owner(valkey: Valkey, job: str) -> str:
+    name = valkey.client.hget(f"{{p}}:job:{job}", "owner")
+    assert isinstance(name, bytes)
+    return name.decode()
+
+
+def stalls(valkey: Valkey, job: str) -> int:
+    return int(valkey.client.hget(f"{{p}}:job:{job}", "stalls") or 0)
+
+
+def leftovers(valkey: Valkey) -> set[str]:
+    """What is in the broker beside finished jobs; entries that are pending."""
+    client = valkey.client
+    names = {str(name, "utf-8") for name in client.scan_iter()}
+    done = {name for name in names if ":job:" in name and client.hget(name, "state") == b"done"}
+    logs = {name.replace(":job:", ":log:") for name in done}
+    pending = {f"{name} pending" for name in READY & names if client.xpending(name, "workers")["pending"]}
+    return (names - done - logs - READY) | pending
+
+
+async def test_more_jobs_than_slots(broker: Broker, valkey: Valkey, hire: Hire) -> None:
+    worker = hire("a")
+    for seed in range(40):
+        await submit(broker, f"j{seed}", seed, 30)
+    assert [await result(broker, f"j{seed}") for seed in range(40)] == [whole(seed, 30) for seed in range(40)]
+    # when it is told to end, then it does so in order and leaves nothing
+    assert worker.terminate() == 0
+    assert leftovers(valkey) == set()
+
+
+async def test_a_killed_worker_s_jobs_go_on_elsewhere(broker: Broker, valkey: Valkey, hire: Hire) -> None:
+    # given jobs on one worker, and another one
+    victim = hire("a")
+    for seed in range(8):
+        await submit(broker, f"j{seed}", seed, 200)
+    await has(broker, "j7", 5)
+    heir = hire("b")
+    # when it is killed
+    victim.kill()
+    killed_at = time.monotonic()
+    begun = {seed: len((await log(broker, f"j{seed}"))[0]) for seed in range(8)}
+    await has(broker, "j0", begun[0] + 1)
+    # then the silence is short, and every stream exact
+    assert time.monotonic() - killed_at < TIMING.lease_ms / 1000 + 3
+    assert [await result(broker, f"j{seed}") for seed in range(8)] == [whole(seed, 200) for seed in range(8)]
+    assert heir.terminate() == 0
+    assert leftovers(valkey) == set()
+
+
+async def test_the_only_worker_starts_again(broker: Broker, hire: Hire) -> None:
+    worker = hire("a")
+    await submit(broker, "j", 1, 100)
+    await has(broker, "j", 5)
+    worker.kill()
+    worker.start()
+    assert await result(broker, "j") == whole(1, 100)
+
+
+async def test_a_drain_hands_jobs_over_at_once(broker: Broker, valkey: Valkey, hire: Hire) -> None:
+    # given jobs in full swing, one of them just claimed
+    one = hire("a")
+    for seed in range(4):
+        await submit(broker, f"j{seed}", seed, 200)
+    await has(broker, "j3", 5)
+    other = hire("b")
+    # when their worker is told to end
+    before = time.monotonic()
+    assert one.terminate() == 0
+    assert time.monotonic() - before < 2
+    # then another one has them, no attempt is counted, and every stream is exact
+    until(lambda: {owner(valkey, f"j{seed}") for seed in range(4)} == {"b"}, timeout_s=0.9 * TIMING.lease_ms / 1000)
+    assert [await result(broker, f"j{seed}") for seed in range(4)] == [whole(seed, 200) for seed in range(4)]
+    assert [stalls(valkey, f"j{seed}") for seed in range(4)] == [0, 0, 0, 0]
+    assert other.terminate() == 0
+    assert leftovers(valkey) == set()
+
+
+async def test_a_drain_counts_no_attempt(broker: Broker, valkey: Valkey, hire: Hire) -> None:
+    # given a job whose worker is told to end, again and again, before its first token
+    await submit(broker, "j", 1, 5)
+    worker = hire("a", step_ms=60_000)
+    for _ in range(TIMING.stall_limit + 1):
+        until(lambda: any(line["event"] == "job_started" for line in worker.lines()))
+        assert worker.terminate() == 0
+        assert (owner(valkey, "j"), stalls(valkey, "j")) == ("", 0)
+        worker.log.unlink()
+        worker.start()
+    assert worker.terminate() == 0
+    # then it is not given up
+    hire("b")
+    assert await result(broker, "j") == whole(1, 5)
+
+
+async def test_a_cancelled_job_ends_within_its_step(broker: Broker, hire: Hire) -> None:
+    hire("a")
+    await submit(broker, "j", 1, 2000)
+    await has(broker, "j", 5)
+    before = time.monotonic()
+    await broker.cancel("j")
+    written, ending = await result(broker, "j")
+    assert time.monotonic() - before < 0.2
+    count = len(written) // 5
+    assert (written, ending) == (text(1, 0, count), JobFinished(FinishReason.CANCELLED, 2, count))
+
+
+async def test_a_late_job_ends(broker: Broker, hire: Hire) -> None:
+    hire("a")
+    request = JobRequest(MODEL, SamplingParams(), "hi", max_new_tokens=8000)
+    await broker.submit(Submission("j", request, "g", 300), Bounds())
+    written, ending = await result(broker, "j")
+    assert written == text(0, 0, len(written) // 5)
+    assert isinstance(ending, JobFailed)
+    assert ending.code == "deadline"
+
+
+async def test_a_session_outlives_its_worker(broker: Broker, valkey: Valkey, hire: Hire) -> None:
+    # given a dialogue at one worker
+    owner_worker = hire("a")
+    await broker.open_session("s", MODEL, 100, 60_000, 9)
+    await submit(broker, "j1", 1, 10, "s")
+    assert await result(broker, "j1") == whole(1, 10)
+    # when that worker is killed and the dialogue goes on
+    heir = hire("b")
+    owner_worker.kill()
+    await submit(broker, "j2", 2, 89, "s", prompt="")
+    # then it goes on where it was: as many tokens fit as if nothing had happened
+    assert await result(broker, "j2") == (text(2, 0, 89), JobFinished(FinishReason.LENGTH, 0, 89))
+    assert owner(valkey, "j2") == "b"
+    await broker.close_session("s")
+    assert heir.terminate() == 0
+    assert leftovers(valkey) == set()
+
+
+async def test_a_worker_bears_a_broker_that_restarts(broker: Broker, valkey: Valkey, hire: Hire) -> None:
+    worker = hire("a")
+    for seed in range(4):
+        await submit(broker, f"j{seed}", seed, 150)
+    await has(broker, "j3", 10)
+    valkey.kill()
+    valkey.start()
+    assert [await result(broker, f"j{seed}") for seed in range(4)] == [whole(seed, 150) for seed in range(4)]
+    # and takes new jobs
+    await submit(broker, "new", 9, 3)
+    assert await result(broker, "new") == whole(9, 3)
+    assert worker.terminate() == 0
+    assert leftovers(valkey) == set()
+
+
+async def test_a_stopped_worker_that_wakes_up_is_not_heard(broker: Broker, hire: Hire) -> None:
+    # given a worker that is stopped for longer than its lease
+    sleeper = hire("a")
+    await submit(broker, "j", 1, 300)
+    await has(broker, "j", 5)
+    hire("b")
+    assert sleeper.process is not None
+    os.kill(sleeper.process.pid, signal.SIGSTOP)
+    begun = len((await log(broker, "j"))[0])
+    await has(broker, "j", begun + 5)
+    # when it wakes up while another one runs its job
+    os.kill(sleeper.process.pid, signal.SIGCONT)
+    # then the stream is exact, and it has noticed
+    assert await result(broker, "j") == whole(1, 300)
+    until(lambda: any(line["event"] == "lease_lost" for line in sleeper.lines()))
+
+
+async def test_one_wish_may_come_twice(hire: Hire) -> None:
+    worker = hire("a")
+    assert worker.process is not None
+    worker.process.terminate()
+    worker.process.send_signal(signal.SIGINT)
+    assert worker.process.wait(10) == 0
+
+
+async def test_a_second_wish_ends_it_on_the_spot(broker: Broker, valkey: Valkey, hire: Hire) -> None:
+    # given a worker that has something to say, to a broker that is gone
+    worker = hire("a")
+    await submit(broker, "j", 1, 2000)
+    await has(broker, "j", 5)
+    assert worker.process is not None
+    valkey.kill()
+    until(lambda: any(line.get("doing") == "append" for line in worker.lines()))
+    before = time.monotonic()
+    # when it is told to end over and over
+    while worker.process.poll() is None:
+        worker.process.terminate()
+        await asyncio.sleep(0.05)
+    # then it does not wait for that
+    assert worker.process.returncode == 1
+    assert time.monotonic() - before < 2.5
+    valkey.start()

@@ -1,0 +1,74 @@
+"""Events reach the broker once and in order, whatever happens to it meanwhile."""
+
+import asyncio
+
+import pytest
+
+from shared.broker import Broker
+from shared.messages import FinishReason, JobFinished, JobRequest, Token
+from shared.records import Append, Appended, Claim
+from shared.sampling import SamplingParams
+from tests.valkey import Valkey
+from tests.worker.desk import CAPACITY, desk
+from worker.oracle_backend import OracleBackend
+from worker.oracle_backend import text as oracle_text
+from worker.outbox import MAX_UNSENT, Courier, Outbox
+
+pytestmark = pytest.mark.anyio
+
+COUNT = CAPACITY - 1
+
+
+async def test_a_broker_that_was_killed_gets_what_it_missed(valkey: Valkey) -> None:
+    async with desk(valkey, OracleBackend(step_ms=10)) as at:
+        job = await at.start(sampling=SamplingParams(seed=1), max_new_tokens=COUNT)
+        await at.tokens(job, 5)
+        # when the broker is killed and started again
+        valkey.kill()
+        valkey.start()
+        # then the log is complete
+        assert await at.result(job) == (oracle_text(1, 0, COUNT), JobFinished(FinishReason.LENGTH, 2, COUNT))
+
+
+async def test_a_lost_end_of_a_log_is_sent_again(valkey: Valkey) -> None:
+    async with desk(valkey, OracleBackend(step_ms=10)) as at:
+        job = await at.start(sampling=SamplingParams(seed=1), max_new_tokens=COUNT)
+        log, state = f"{{p}}:log:{job}", f"{{p}}:job:{job}"
+        await at.tokens(job, 3)
+        with valkey.client.pipeline() as transaction:
+            transaction.dump(log)
+            transaction.hget(state, "last")
+            before, last = transaction.execute()
+        await at.tokens(job, 10)
+        # when the broker forgets the last tokens
+        with valkey.client.pipeline() as transaction:
+            transaction.restore(log, 0, before, replace=True)
+            transaction.hset(state, "last", last)
+            transaction.execute()
+        assert len((await at.log(job))[0]) < 10
+        # then they come again
+        assert await at.result(job) == (oracle_text(1, 0, COUNT), JobFinished(FinishReason.LENGTH, 2, COUNT))
+
+
+async def test_a_job_runs_ahead_of_the_broker_only_so_far(valkey: Valkey) -> None:
+    async with Broker(valkey.url) as broker:
+        # given a courier that rests
+        courier = Courier(broker)
+        claim = Claim("j", "1:x", JobRequest("m", SamplingParams()), 1000, (Token(1, "a"),), None)
+        outbox = Outbox(claim, courier)
+        for _ in range(MAX_UNSENT - 1):
+            outbox.push(Token(2, "b"))
+        await asyncio.wait_for(outbox.has_room(), 1)
+        # when one token more waits
+        outbox.push(Token(2, "b"))
+        waiting = asyncio.create_task(outbox.has_room())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        # then there is room again once the broker has some, or when nothing can be said any more
+        outbox.answered(Appended("ok", 2, False))
+        await asyncio.wait_for(waiting, 1)
+        assert outbox.pending() == Append("j", "1:x", 3, (Token(2, "b"),) * (MAX_UNSENT - 1))
+        outbox.push(Token(2, "b"))
+        outbox.answered(Appended("fenced", 9, False))
+        await asyncio.wait_for(outbox.is_empty(), 1)
+        assert outbox.pending() is None

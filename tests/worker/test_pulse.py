@@ -1,0 +1,90 @@
+"""The beat keeps leases alive while the worker is fit, and only then."""
+
+import asyncio
+import time
+
+import pytest
+
+from shared.broker import Heart
+from shared.keys import Timing
+from shared.messages import FinishReason, JobFinished
+from tests.valkey import Valkey
+from tests.waiting import until, until_async
+from tests.worker.alphabets import byte_level
+from tests.worker.desk import desk
+from tests.worker.scripted import ScriptedBackend
+from worker.pulse import Pulse
+
+pytestmark = pytest.mark.anyio
+
+TIMING = Timing(lease_ms=300, beat_s=0.05)
+
+
+def lives(valkey: Valkey) -> bool:
+    return bool(valkey.client.exists("{p}:worker:w1"))
+
+
+def idle_ms(valkey: Valkey) -> int:
+    """How long the only pending entry has not been heard of."""
+    (entry,) = valkey.client.xpending_range("{p}:ready:corolla/test:interactive", "workers", "-", "+", 10)
+    return int(entry["time_since_delivered"])
+
+
+def hanging() -> ScriptedBackend:
+    model = ScriptedBackend(byte_level(), "abc")
+    model.free_steps = 0
+    return model
+
+
+async def test_a_busy_event_loop_costs_no_lease(valkey: Valkey) -> None:
+    async with desk(valkey, hanging(), timing=TIMING) as at:
+        await at.start(max_new_tokens=3)
+        async with Pulse(Heart(valkey.url, at.who, TIMING), at.engine, TIMING.beat_s, stuck_s=10):
+            # when the loop does nothing else for three leases
+            end = time.monotonic() + 3 * TIMING.lease_ms / 1000
+            while time.monotonic() < end:
+                # then the worker and its job are kept all the time
+                assert lives(valkey)
+                assert idle_ms(valkey) < TIMING.lease_ms
+
+
+async def test_a_loop_that_is_stuck_lets_its_leases_go(valkey: Valkey) -> None:
+    async with desk(valkey, hanging(), timing=TIMING) as at:
+        await at.start(max_new_tokens=3)
+        async with Pulse(Heart(valkey.url, at.who, TIMING), at.engine, TIMING.beat_s, stuck_s=0.1):
+            await until_async(lambda: idle_ms(valkey) < 40)
+            # when the loop hangs
+            until(lambda: not lives(valkey))
+            assert idle_ms(valkey) >= TIMING.lease_ms
+            # and beats again when it goes on
+            await until_async(lambda: lives(valkey))
+
+
+async def test_a_beat_brings_back_what_was_lost_and_what_is_to_end(valkey: Valkey) -> None:
+    # given two jobs in their first step
+    model = hanging()
+    async with desk(valkey, model, timing=TIMING) as at:
+        lost, unwanted = await at.start(max_new_tokens=3), await at.start(max_new_tokens=3)
+        await until_async(lambda: model.steps == 2)
+        # when one is taken away, and the other is cancelled while nobody listens
+        leases = dict(at.engine.leases())
+        await at.broker.cancel(unwanted)
+        await at.broker.requeue(at.who, [(lost, leases[lost])])
+        async with Pulse(Heart(valkey.url, at.who, TIMING), at.engine, TIMING.beat_s, stuck_s=10):
+            await until_async(lambda: at.engine.leases() == [(unwanted, leases[unwanted])])
+        # then both end with their step, and one says so
+        model.released.set()
+        assert await at.result(unwanted) == ("", JobFinished(FinishReason.CANCELLED, 1, 0))
+        assert await at.log(lost) == ([], None)
+
+
+async def test_no_beat_after_the_end(valkey: Valkey) -> None:
+    async with desk(valkey, hanging(), timing=TIMING) as at:
+        async with Pulse(Heart(valkey.url, at.who, TIMING), at.engine, TIMING.beat_s, stuck_s=10):
+            await until_async(lambda: lives(valkey))
+        # when the worker has signed off
+        await at.broker.leave("w1")
+        end = time.monotonic() + 3 * TIMING.beat_s
+        while time.monotonic() < end:
+            assert not lives(valkey)
+            await asyncio.sleep(0)
