@@ -1,0 +1,39 @@
+"""Logs are JSON lines, those of libraries too."""
+
+import json
+import subprocess
+import sys
+
+CODE = """
+import logging
+import structlog
+from shared import logs
+logs.configure("{level}")
+log = structlog.get_logger()
+log.debug("detail")
+log.info("ready", worker="w1", slots=32)
+log.error("job_broke", job="j1", error="ValueError")
+logging.getLogger("some.library").info("chatter")
+logging.getLogger("some.library").warning("trouble with %s", "something")
+"""
+
+
+def lines(level: str) -> list[dict[str, object]]:
+    """What a process logs at this level, without the times."""
+    command = [sys.executable, "-c", CODE.format(level=level)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout == ""
+    found = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert all(line.pop("timestamp").endswith("Z") for line in found)
+    return found
+
+
+READY = {"event": "ready", "level": "info", "worker": "w1", "slots": 32}
+BROKE = {"event": "job_broke", "level": "error", "job": "j1", "error": "ValueError"}
+TROUBLE = {"event": "trouble with something", "level": "warning", "logger": "some.library"}
+
+
+def test_events_of_a_level_and_above() -> None:
+    assert lines("info") == [READY, BROKE, TROUBLE]
+    assert lines("debug") == [{"event": "detail", "level": "debug"}, READY, BROKE, TROUBLE]
+    assert lines("error") == [BROKE]
