@@ -89,9 +89,13 @@ def socket_request(call: Call, model: str) -> tuple[JobRequest, int | None]:
 def text(fields: Fields, name: str) -> str | None:
     """A string. Raises InvalidField."""
     value = fields.get(name)
-    if value is None or isinstance(value, str):
-        return value
-    raise _wrong(name, "a string", value)
+    if value is not None and not isinstance(value, str):
+        raise _wrong(name, "a string", value)
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        raise _wrong(name, "valid Unicode", ascii(value)) from None
+    return value
 
 
 def whole(fields: Fields, name: str) -> int | None:

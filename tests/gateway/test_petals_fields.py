@@ -68,6 +68,8 @@ def test_strings_are_strings() -> None:
     assert text({"inputs": " hi"}, "inputs") == " hi"
     with pytest.raises(InvalidField, match="`inputs` must be a string, but is '3'"):
         text({"inputs": 3}, "inputs")
+    with pytest.raises(InvalidField, match="`inputs` must be valid Unicode"):
+        text({"inputs": "\ud800"}, "inputs")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """POST /api/v1/generate and HTTP sessions, over a real broker."""
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from shared.errors import Code
@@ -134,12 +136,16 @@ async def test_bad_json(gateway: Served, body: bytes) -> None:
         ("application/x-www-form-urlencoded", b"&".join([b"a=1"] * 101)),
         ("multipart/form-data; boundary=x", b"no form"),
         ("multipart/form-data", b"no form"),
+        (
+            "multipart/form-data; boundary=x; charset=unicode_escape",
+            b'--x\r\nContent-Disposition: form-data; name="inputs"\r\n\r\n\\ud800\r\n--x--\r\n',
+        ),
     ],
 )
 async def test_bad_forms(gateway: Served, kind: str, body: bytes) -> None:
     answer = await gateway.client.post(URL, content=body, headers={"Content-Type": kind})
     assert (answer.status_code, answer.json()["ok"]) == (200, False)
-    assert answer.json()["traceback"].startswith("ValueError: The")
+    assert answer.json()["traceback"].startswith(("ValueError: The", "ValueError: `inputs` must be valid Unicode"))
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -290,3 +296,20 @@ async def test_a_broker_that_is_away_for_a_moment_is_waited_for(
     assert (await asking).json() == ANSWER
     async with player.playing(*TEXTS):
         assert (await later).json() == ANSWER
+
+
+async def test_an_answer_under_way_is_finished_before_the_gateway_stops(serve: Serve, player: Player) -> None:
+    async with httpx.AsyncClient(timeout=30) as client:
+        async with serve() as gateway:
+            asking = asyncio.create_task(client.post(gateway.url + URL, json=FIELDS))
+            performance = await player.take()
+
+            async def finish_once_it_stops() -> None:
+                with contextlib.suppress(httpx.ConnectError):
+                    while True:
+                        await client.get(f"{gateway.url}/health/live")
+                await performance.finish(*TEXTS)
+
+            finishing = asyncio.create_task(finish_once_it_stops())
+        assert (await asking).json() == ANSWER
+        await finishing
