@@ -37,34 +37,32 @@ class Feed:
 
     A log that was lost and written again is read again: entries may repeat what was read before, and it is the reader
     who compares. `base` is the seq after which the reader began; what the log says before that nobody can compare.
+
+    seen: the seq of the last event that was taken in. held_bytes: weight of what waits for the reader.
+    ahead: the job's place in the queue. submitted: the broker has the job, as far as is known.
     """
 
     def __init__(self, hub: "Hub", job: str, base: int) -> None:
         self.job = job
         self.ahead = 0
         self.submitted = False
+        self.seen = base
+        self.held_bytes = 0
         self._hub = hub
         self._base = base
-        self._seen = base
         self._entries: deque[LogEntry] = deque()
-        self._bytes = 0
         self._stale = False
         self._gone = False
         self._wake = asyncio.Event()
 
-    @property
-    def seen(self) -> int:
-        """The seq of the last event that was taken in."""
-        return self._seen
-
     def push(self, entry: LogEntry) -> None:
         """Take in an event, or note that the log must be read."""
-        if entry.first > self._seen + 1 or self._bytes > FEED_BYTES:
+        if entry.first > self.seen + 1 or self.held_bytes > FEED_BYTES:
             self._stale = True
         else:
             self._entries.append(entry)
-            self._bytes += _weight(entry)
-            self._seen = max(self._seen, entry.last)
+            self.held_bytes += _weight(entry)
+            self.seen = max(self.seen, entry.last)
         self._wake.set()
 
     def stale(self) -> None:
@@ -80,14 +78,14 @@ class Feed:
         elif position.last < seen or position.state == "done":
             self._rewind(position.last, position.state)
             self._stale = True
-        elif position.last > self._seen:
+        elif position.last > self.seen:
             self._stale = True
         self._wake.set()
 
     def restart(self) -> None:
         """The job is about to be submitted (again), so its log starts anew."""
         self._gone = False
-        self._seen = self._base
+        self.seen = self._base
 
     def confirm(self, known: bool) -> None:
         """The job was submitted; `known`: it was there before, perhaps with events that were missed."""
@@ -113,11 +111,11 @@ class Feed:
         if not self._entries:
             return None
         entry = self._entries.popleft()
-        self._bytes -= _weight(entry)
+        self.held_bytes -= _weight(entry)
         return entry
 
     async def _attach(self, patience_s: float) -> None:
-        after, self._stale = self._seen, False
+        after, self._stale = self.seen, False
         try:
             attached = await patiently(lambda: self._hub.attach(self.job, after), patience_s)
         except BaseException:
@@ -129,18 +127,19 @@ class Feed:
             raise discontinuity()
         for entry in attached.entries:
             self.push(entry)
-        if attached.state == "done" and not any(entry.ending for entry in attached.entries):
-            if after < attached.last:
-                raise discontinuity()
+        unended = attached.state == "done" and not any(entry.ending for entry in attached.entries)
+        if unended and after < attached.last:
+            raise discontinuity()
+        if unended or attached.last < after:
             self._rewind(attached.last, attached.state)
-            self._stale = True
+            self._stale = self._stale or unended
 
     def _rewind(self, last: int, state: str) -> None:
         """The log ends at `last`, perhaps before what was seen: what follows from there is a repetition to compare.
 
         Of a job that is done, the last event is its ending, which the reader has yet to see.
         """
-        self._seen = min(self._seen, last - (state == "done"))
+        self.seen = min(self.seen, last - (state == "done"))
 
 
 class Hub:
