@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -75,6 +76,10 @@ class PetalsSession:
                 return  # the backend was stopped, which ended the connections too
         await asyncio.shield(asyncio.wrap_future(self._closed))
 
+    def abandon(self) -> None:
+        """Let a step under way make no further attempt."""
+        self._ending.set()
+
     def _step(self, ids: tuple[int, ...], draw: Draw) -> int:
         with self._in_use, torch.inference_mode():
             hidden = self._advance(ids)
@@ -128,16 +133,21 @@ class PetalsBackend:
     def __init__(self, model: Any, tokenizer: FastTokenizer, slots: int) -> None:
         self.tokenizer = tokenizer
         self._model = model
+        self._sessions: weakref.WeakSet[PetalsSession] = weakref.WeakSet()
         self._head_lock = threading.Lock()  # one product at a time: each uses all the threads it may
         # A session may have a step under way, and a close that waits for a cancelled step or for a server that hangs.
         self._pool = ThreadPoolExecutor(2 * slots, thread_name_prefix="petals")
 
     def open(self, max_length: int) -> PetalsSession:
         """A session with room for `max_length` ids; contacts no server before its first step."""
-        return PetalsSession(self._model, self._head_lock, self._pool, max_length)
+        session = PetalsSession(self._model, self._head_lock, self._pool, max_length)
+        self._sessions.add(session)
+        return session
 
     async def stop(self) -> None:
-        """End the processes and connections that belong to the model. Sessions should be closed before."""
+        """End the processes and connections that belong to the model. A step under way fails within its time-out."""
+        for session in self._sessions:
+            session.abandon()
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
@@ -216,6 +226,7 @@ def _model_error(model: Model, reason: Exception | str) -> ModelError:
 def _leave(manager: Any) -> None:
     """Leave the swarm: the thread that watches it, our connection to p2pd, and the DHT process with p2pd."""
     manager.shutdown()
+    manager.ready.set()  # for a step that waits for the thread
     with contextlib.suppress(Exception):
         compat.RemoteExpertWorker.run_coroutine(manager.state.p2p.shutdown(), return_future=True).result(
             compat.CLOSE_TIMEOUT_S

@@ -296,6 +296,18 @@ async def test_stop_leaves_no_process_and_a_late_close_does_no_harm(swarm: Swarm
     await session.close()
 
 
+async def test_stop_ends_a_step_that_a_server_keeps_waiting(swarm: Swarm) -> None:
+    backend = await asyncio.to_thread(_load, swarm, 2.0)
+    session = backend.open(8)
+    await session.step([5], Draw(GREEDY, [5], 0))
+    with _frozen(swarm.servers[1]):
+        step = asyncio.create_task(session.step([6], Draw(GREEDY, [5, 6], 1)))
+        await until_async(session._in_use.locked)
+        await backend.stop()
+        with pytest.raises(CorollaError):
+            await asyncio.wait_for(step, 10)
+
+
 CLIENT = """
 import asyncio, pathlib, sys
 from shared.catalog import Model
