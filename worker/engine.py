@@ -23,8 +23,8 @@ BROKEN = JobFailed(Code.INTERNAL, "The worker failed at this request, please try
 _log = structlog.get_logger()
 
 
-class _StepOverdueError(Exception):
-    """A step did not come back."""
+class _LeftToOthersError(Exception):
+    """The job is no longer this worker's."""
 
 
 class Row:
@@ -127,7 +127,7 @@ class Engine:
         row = self._rows.pop(task)
         self._count()
         if not task.cancelled() and (error := task.exception()):
-            _log.error("row_failed", job=row.claim.job, error=repr(error))
+            _log.error("row_failed", job=row.claim.job, error=type(error).__name__)
 
     def _count(self) -> None:
         self._running = tuple(self._rows.values())
@@ -139,9 +139,7 @@ class Engine:
     async def _run(self, row: Row) -> None:
         try:
             await self._decode(row)
-        except _StepOverdueError:
-            # Without a beat the lease expires, and the broker counts it: a job that does this everywhere is given up.
-            _log.warning("step_overdue", job=row.claim.job, step_timeout_s=self._step_timeout_s)
+        except _LeftToOthersError:
             row.outbox.lose()
         except CorollaError as error:
             _finish(row, JobFailed(error.code, error.message), None)
@@ -173,6 +171,8 @@ class Engine:
             chosen = await self._step(row, answer, cache)
             if not row.stopped:
                 row.outbox.push(answer.push(chosen))
+        if row.outbox.lost:
+            raise _LeftToOthersError  # the session goes on elsewhere, so that its cache is of no use here
 
     async def _step(self, row: Row, answer: Answer, cache: Cache) -> int:
         now = time.monotonic()
@@ -184,7 +184,9 @@ class Engine:
         except TimeoutError:
             if time.monotonic() >= row.deadline:
                 raise CorollaError(Code.DEADLINE, LATE) from None
-            raise _StepOverdueError from None
+            # Without a beat the lease expires, and the broker counts it: a job that does this everywhere is given up.
+            _log.warning("step_overdue", job=row.claim.job, step_timeout_s=self._step_timeout_s)
+            raise _LeftToOthersError from None
         finally:
             row.stepping_since = None
 

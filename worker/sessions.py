@@ -14,12 +14,16 @@ from shared.sampling import SamplingParams
 from worker.backend import Backend, BackendSession, Draw
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Cache:
-    """A backend's session, and the ids that it was fed. Used by one job at a time."""
+    """A backend's session, and the ids that it was fed. Used by one job at a time.
+
+    name: of the client's session, whose next job may use it too; None where there is none, or no more.
+    """
 
     session: BackendSession
-    fed: list[int]
+    name: str | None
+    fed: list[int] = dataclasses.field(default_factory=list)
     used_at: float = 0.0
 
     async def next(self, ids: Sequence[int], sampling: SamplingParams, position: int) -> int:
@@ -37,6 +41,7 @@ class Sessions:
         self._kept = kept
         self._idle_s = idle_s
         self._idle: dict[str, Cache] = {}  # the least recently used first
+        self._lent: set[Cache] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
     @contextlib.contextmanager
@@ -46,22 +51,25 @@ class Sessions:
         Afterwards it is kept for the session; after an error, or where there is no session (None), it is closed.
         """
         cache = self._take(name, ids) if name else None
-        cache = cache or Cache(backend.open(positions), [])
+        cache = cache or Cache(backend.open(positions), name)
+        self._lent.add(cache)
         try:
             yield cache
         except BaseException:
-            self._close(cache)
+            cache.name = None
             raise
-        if name:
-            self._keep(name, cache)
-        else:
-            self._close(cache)
+        finally:
+            self._lent.remove(cache)
+            self._put(cache)
 
     def drop(self, name: str) -> None:
-        """The session was closed."""
+        """The session was closed: free its cache, at once or when its job is done with it."""
         cache = self._idle.pop(name, None)
         if cache:
             self._close(cache)
+        for lent in self._lent:
+            if lent.name == name:
+                lent.name = None
 
     def drop_idle(self) -> None:
         """Free what nobody has used for a while."""
@@ -83,10 +91,15 @@ class Sessions:
         self._close(cache)
         return None
 
-    def _keep(self, name: str, cache: Cache) -> None:
-        self.drop(name)
+    def _put(self, cache: Cache) -> None:
+        if cache.name is None:
+            self._close(cache)
+            return
+        older = self._idle.pop(cache.name, None)
+        if older:
+            self._close(older)
         cache.used_at = time.monotonic()
-        self._idle[name] = cache
+        self._idle[cache.name] = cache
         while len(self._idle) > self._kept:
             self.drop(next(iter(self._idle)))
 

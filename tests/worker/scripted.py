@@ -25,7 +25,7 @@ class ScriptedSession:
         self._backend.steps += 1
         if self._backend.steps > self._backend.free_steps:
             await self._backend.released.wait()
-        await asyncio.sleep(0)
+        await asyncio.sleep(self._backend.pause_s)
         if self._backend.failure:
             raise self._backend.failure
         return self._backend.script[draw.position]
@@ -37,7 +37,7 @@ class ScriptedSession:
 class ScriptedBackend:
     """script: the id at each position of every answer. failure: what the next steps raise. steps: how many began.
 
-    Steps after the first `free_steps` take for ever, until `released` is set.
+    Steps after the first `free_steps` take for ever, until `released` is set; all take at least pause_s.
     """
 
     def __init__(self, tokenizer: FastTokenizer, text: str = "") -> None:
@@ -45,6 +45,7 @@ class ScriptedBackend:
         self.script = tokenizer.encode(text, False)
         self.free_steps = 1_000_000
         self.released = asyncio.Event()
+        self.pause_s = 0.0
         self.failure: Exception | None = None
         self.steps = 0
         self.sessions: list[ScriptedSession] = []

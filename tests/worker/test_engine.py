@@ -227,17 +227,20 @@ async def test_a_failure_of_the_model_ends_the_job(valkey: Valkey) -> None:
 
 
 async def test_a_fenced_job_is_dropped(valkey: Valkey) -> None:
-    async with desk(valkey, OracleBackend(step_ms=5)) as at:
-        job = await at.start(max_new_tokens=CAPACITY - 1)
+    model = backend("a" * 60)
+    model.pause_s = 0.01
+    async with desk(valkey, model) as at:
+        await at.broker.open_session("s", "corolla/test", CAPACITY, 60_000, 9)
+        job = await at.start("s", max_new_tokens=60)
         await at.tokens(job, 2)
         # when the job is taken from this worker
-        lease = at.engine.leases()
-        await at.broker.requeue(at.who, lease)
-        # then it stops, and says nothing more
+        await at.broker.requeue(at.who, at.engine.leases())
+        # then it stops, says nothing more, and keeps nothing
         await at.at_rest()
         tokens, ending = await at.log(job)
-        assert 2 <= len(tokens) < CAPACITY - 1
+        assert 2 <= len(tokens) < model.steps < 60
         assert ending is None
+        await until_async(lambda: model.sessions[0].closed)
 
 
 async def test_the_same_job_under_a_new_lease_replaces_the_old_one(valkey: Valkey) -> None:

@@ -115,6 +115,14 @@ async def test_a_closed_session_is_freed(backend: ScriptedBackend) -> None:
     await until_async(lambda: used.closed)
 
 
+async def test_a_session_closed_while_its_job_runs_is_freed_after_it(backend: ScriptedBackend) -> None:
+    sessions = Sessions(kept=2, idle_s=60)
+    with sessions.borrow("s", backend, [1], ROOM):
+        sessions.drop("s")
+        assert not backend.sessions[0].closed
+    await until_async(lambda: backend.sessions[0].closed)
+
+
 async def test_at_the_end_everything_is_freed(backend: ScriptedBackend) -> None:
     sessions = Sessions(kept=2, idle_s=60)
     used = [await use(sessions, name, backend, [1]) for name in "ab"]
