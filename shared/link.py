@@ -38,23 +38,20 @@ class Link:
 
     def __init__(self, url: str, prefix: str) -> None:
         self._prefix = prefix
-        self._redis = _connect(url, ANSWER_TIMEOUT_S)
-        # Reads that block for long, and subscriptions, have connections of their own, without a limit on silence.
-        self._patient = _connect(url, None)
+        self._redis = _connect(url)
 
     async def close(self) -> None:
         """Drop all connections."""
         await self._redis.aclose()
-        await self._patient.aclose()
 
     async def ping(self) -> None:
         """Return when Redis has answered."""
-        with _translated():
+        async with _answering():
             await self._redis.ping()
 
     async def uptime_s(self) -> int:
         """Seconds since Redis started."""
-        with _translated():
+        async with _answering():
             return int((await self._redis.info("server"))["uptime_in_seconds"])
 
     async def run(self, name: str, keys: Sequence[str], *arguments: Any) -> Any:
@@ -66,7 +63,7 @@ class Link:
         operation, prepared = script(name), list(calls)
         answers: list[Any] = [None] * len(prepared)
         waiting = list(range(len(prepared)))
-        with _translated():
+        async with _answering():
             while waiting:
                 pipeline = self._redis.pipeline(transaction=False)
                 for index in waiting:
@@ -86,9 +83,9 @@ class Link:
         """Wait for an entry that no consumer of the group has read: (stream, entry id, fields). Empty after `block_ms`,
         and where the group is missing; several where they came on several streams at once."""
         command = ["XREADGROUP", "GROUP", GROUP, consumer, "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams]
-        with _translated():
+        async with _answering(block_ms / 1000):
             try:
-                found = await self._patient.execute_command(*command, *[">"] * len(streams))  # type: ignore[no-untyped-call]
+                found = await self._redis.execute_command(*command, *[">"] * len(streams))  # type: ignore[no-untyped-call]
             except redis.ResponseError as error:
                 if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                     raise
@@ -100,7 +97,7 @@ class Link:
         pause_s = 0.0
         while True:
             try:
-                async with self._patient.pubsub() as subscription:
+                async with self._redis.pubsub() as subscription:
                     await subscription.subscribe(channel)
                     async for message in _heard(subscription):
                         pause_s = 0.0
@@ -133,11 +130,22 @@ class SyncLink:
         self._redis.close()
 
 
-def _connect(url: str, timeout_s: float | None) -> "redis.asyncio.Redis":
+@contextlib.asynccontextmanager
+async def _answering(block_s: float = 0.0) -> AsyncIterator[None]:
+    """Redis has so long to answer, beyond the time for which it was asked to wait.
+
+    Not by redis-py's own socket_timeout: on Python 3.11 it loses a cancellation that comes while a command is sent.
+    """
+    with _translated():
+        async with asyncio.timeout(block_s + ANSWER_TIMEOUT_S):
+            yield
+
+
+def _connect(url: str) -> "redis.asyncio.Redis":
     # One repetition, for a connection that Redis closed while it was idle; waiting longer is the callers' business.
     return redis.asyncio.Redis.from_url(
         url,
-        socket_timeout=timeout_s,
+        socket_timeout=None,
         socket_connect_timeout=ANSWER_TIMEOUT_S,
         protocol=2,
         retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 1),
