@@ -63,11 +63,10 @@ async def _serve(settings: Settings, catalog: catalogs.Catalog) -> int:
     # Only now: a process that Petals forked must not share the pipe through which signals are heard.
     stop = _stop_on_signal()
     try:
-        await _work(settings, served, stop)
+        return await _work(settings, served, stop)
     finally:
         for model in served.values():
             await model.backend.stop()
-    return 0
 
 
 def _stop_on_signal() -> asyncio.Event:
@@ -88,7 +87,7 @@ def _stop_on_signal() -> asyncio.Event:
     return stop
 
 
-async def _work(settings: Settings, served: Mapping[str, models.Served], stop: asyncio.Event) -> None:
+async def _work(settings: Settings, served: Mapping[str, models.Served], stop: asyncio.Event) -> int:
     timing = Timing(lease_ms=settings.lease_ms, beat_s=settings.beat_s, reap_s=settings.reap_s)
     name = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     who = Registration(name, tuple(served), settings.slots)
@@ -102,6 +101,7 @@ async def _work(settings: Settings, served: Mapping[str, models.Served], stop: a
             _log.info("ready", worker=name, models=list(served), slots=settings.slots)
             await consumer.run(stop)
         await consumer.leave()
+    return int(engine.hung.is_set())
 
 
 if __name__ == "__main__":

@@ -31,13 +31,14 @@ class Consumer:
         self._sessions = sessions
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set; then hand over what is unfinished."""
+        """Work until `stop` is set or the engine hangs; then hand over what is unfinished."""
         async with asyncio.TaskGroup() as group:
             courier = group.create_task(self._courier.run())
             duties = [group.create_task(duty) for duty in (self._claim(), self._reap(), self._listen())]
-            await stop.wait()
-            for duty in duties:
-                duty.cancel()
+            ends = [group.create_task(event.wait()) for event in (stop, self._engine.hung)]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in (*duties, *ends):
+                task.cancel()
             await self._hand_over()
             courier.cancel()
 
@@ -83,11 +84,11 @@ class Consumer:
         _log.info("drained", unfinished=len(leases))
 
     async def leave(self) -> None:
-        """Free the attention caches and sign off; no beat may come after it."""
-        async with _farewell():
-            await self._sessions.close()
+        """Sign off, and free the attention caches; no beat may come after it."""
         async with _farewell():
             await self._broker.leave(self._who.worker)
+        async with _farewell():
+            await self._sessions.close()
 
 
 @contextlib.asynccontextmanager

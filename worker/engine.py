@@ -54,7 +54,11 @@ class Row:
 
 
 class Engine:
-    """Runs claimed jobs on `models` (by key), each to its ending."""
+    """Runs claimed jobs on `models` (by key), each to its ending.
+
+    step_timeout_s: a job whose step takes longer is left to others. Where no other step of the model came back in that
+    time either, the model hangs, which it does not get over by itself: then `hung` is set.
+    """
 
     def __init__(
         self, models: Mapping[str, Served], sessions: Sessions, courier: Courier, slots: int, step_timeout_s: float
@@ -64,6 +68,8 @@ class Engine:
         self._courier = courier
         self._slots = slots
         self._step_timeout_s = step_timeout_s
+        self.hung = asyncio.Event()
+        self._stepped_at: dict[str, float] = {}  # by model: when the last step came back
         self._rows: dict[asyncio.Task[None], Row] = {}
         self._running: tuple[Row, ...] = ()  # the same rows, never changed in place, for other threads
         self._vacant = asyncio.Event()
@@ -180,15 +186,23 @@ class Engine:
         limit_s = min(self._step_timeout_s, row.deadline - now)
         try:
             async with asyncio.timeout(limit_s):
-                return await cache.next(answer.ids, row.claim.request.sampling, len(answer.tokens))
+                chosen = await cache.next(answer.ids, row.claim.request.sampling, len(answer.tokens))
         except TimeoutError:
             if time.monotonic() >= row.deadline:
                 raise CorollaError(Code.DEADLINE, LATE) from None
-            # Without a beat the lease expires, and the broker counts it: a job that does this everywhere is given up.
-            _log.warning("step_overdue", job=row.claim.job, step_timeout_s=self._step_timeout_s)
+            self._overdue(row, now)
             raise _LeftToOthersError from None
         finally:
             row.stepping_since = None
+        self._stepped_at[row.claim.request.model] = time.monotonic()
+        return chosen
+
+    def _overdue(self, row: Row, began: float) -> None:
+        """Without a beat its lease expires, and the broker counts that: a job that does this everywhere is given up."""
+        model = row.claim.request.model
+        _log.error("step_overdue", job=row.claim.job, model=model, step_timeout_s=self._step_timeout_s)
+        if self._stepped_at.get(model, 0.0) < began:
+            self.hung.set()
 
 
 def _begin(claim: Claim, served: Served) -> Answer:

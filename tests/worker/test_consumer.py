@@ -48,10 +48,10 @@ def hire(valkey: Valkey, tmp_path: Path) -> Iterator[Hire]:
     """Starts workers by name; what still runs afterwards is killed."""
     hired = []
 
-    def start(name: str, step_ms: int = 10) -> Worker:
+    def start(name: str, step_ms: int = 10, **more: float) -> Worker:
         catalog = tmp_path / f"{step_ms}.toml"
         catalog.write_text(f"{CATALOG}{step_ms}")
-        settings: dict[str, str | int | float] = {"lease_ms": TIMING.lease_ms, "beat_s": 0.2, "reap_s": 0.1}
+        settings: dict[str, str | int | float] = {"lease_ms": TIMING.lease_ms, "beat_s": 0.2, "reap_s": 0.1, **more}
         hired.append(Worker(tmp_path / f"{name}.log", valkey.url, catalog, worker_name=name, **settings))
         hired[-1].start()
         return hired[-1]
@@ -260,6 +260,17 @@ async def test_a_stopped_worker_that_wakes_up_is_not_heard(broker: Broker, hire:
     # then the stream is exact, and it has noticed
     assert await result(broker, "j") == whole(1, 300)
     until(lambda: any(line["event"] == "lease_lost" for line in sleeper.lines()))
+
+
+async def test_a_worker_whose_model_hangs_leaves(broker: Broker, valkey: Valkey, hire: Hire) -> None:
+    # given a model of which no step comes back
+    await submit(broker, "j", 1, 5)
+    worker = hire("a", step_ms=60_000, step_timeout_s=0.5)
+    assert worker.process is not None
+    # then its worker ends, for a supervisor to start it again, and the job goes elsewhere
+    assert await asyncio.to_thread(worker.process.wait, 10) == 1
+    hire("b")
+    assert await result(broker, "j") == whole(1, 5)
 
 
 async def test_one_wish_may_come_twice(hire: Hire) -> None:

@@ -211,6 +211,27 @@ async def test_a_step_that_does_not_come_back_is_left_to_others(valkey: Valkey) 
         # nothing was said about it: its lease expires
         assert await at.log(job) == ([], None)
         assert at.engine.leases() == []
+        # and as no step came back at all, the model hangs
+        assert at.engine.hung.is_set()
+
+
+async def test_a_model_of_which_other_steps_come_back_does_not_hang(valkey: Valkey) -> None:
+    model = backend("a" * 60)
+    model.free_steps = 1
+    async with desk(valkey, model, step_timeout_s=0.2) as at:
+        # given a job whose first step takes for ever, and another one that goes on
+        model.steps = 1
+        stuck = await at.start(max_new_tokens=3)
+        await until_async(lambda: model.steps == 2)
+        model.free_steps = 1000
+        model.pause_s = 0.01
+        await at.start(max_new_tokens=60)
+        # then only the first is left to others
+        await until_async(lambda: stuck not in dict(at.engine.leases()))
+        assert len(at.engine.leases()) == 1
+        await at.at_rest()
+        assert await at.log(stuck) == ([], None)
+        assert not at.engine.hung.is_set()
 
 
 async def test_a_failure_of_the_model_ends_the_job(valkey: Valkey) -> None:
