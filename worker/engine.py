@@ -183,12 +183,12 @@ class Engine:
     async def _step(self, row: Row, answer: Answer, cache: Cache) -> int:
         now = time.monotonic()
         row.stepping_since = now
-        limit_s = min(self._step_timeout_s, row.deadline - now)
+        left_s = row.deadline - now
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(min(left_s, self._step_timeout_s)):
                 chosen = await cache.next(answer.ids, row.claim.request.sampling, len(answer.tokens))
         except TimeoutError:
-            if time.monotonic() >= row.deadline:
+            if left_s <= self._step_timeout_s:  # not the clock again: a timer may be a millisecond early
                 raise CorollaError(Code.DEADLINE, LATE) from None
             self._overdue(row, now)
             raise _LeftToOthersError from None
