@@ -56,8 +56,8 @@ def test_javascript(demo: Stack, tmp_path: Path) -> None:
     (example,) = blocks("javascript")
     script = tmp_path / "example.js"
     script.write_text(at(demo, example))
-    ran = executable.node([str(script)], return_completed_process=True, capture_output=True, timeout=60)
-    answer = ran.stdout.decode()
+    ran = executable.node([str(script)], return_completed_process=True, capture_output=True, text=True, timeout=60)
+    answer = str(ran.stdout)
     assert "worker" in answer
     assert answer.endswith("###\n")
 
