@@ -30,7 +30,7 @@ def holder(port: int) -> str:
     """Who listens on a port, for people."""
     with contextlib.suppress(psutil.Error):
         for each in psutil.net_connections("tcp"):
-            if each.pid and each.status == psutil.CONN_LISTEN and each.laddr.port == port:
+            if each.pid and each.status == psutil.CONN_LISTEN and each.laddr[1:] == (port,):
                 return f"{psutil.Process(each.pid).name()} (process {each.pid})"
     return "another process"
 

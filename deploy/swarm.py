@@ -55,18 +55,24 @@ def main() -> int:
     identity.create(arguments.identity)
     os.environ["HF_HUB_OFFLINE"] = "1"
     logs.configure(settings.log_level)
-    logging.getLogger("petals").setLevel(logging.INFO)
+    for library in ("petals", "hivemind.moe.server"):
+        logging.getLogger(library).setLevel(logging.INFO)
     address = identity.multiaddress(arguments.identity, arguments.host, arguments.port)
     _log.info("starting", model=model.key, blocks=blocks, address=address)
-    _serve(_petals_arguments(catalog, model, blocks, arguments), arguments.peers)
+    _serve(weights(catalog, model), model.dht_prefix, blocks, arguments)
     return 0
+
+
+def weights(catalog: Catalog, model: Model) -> Path:
+    """The folder of a model's local weights. Raises CatalogError."""
+    if model.path is None:
+        raise CatalogError(f"the catalogue names no path of local weights for the model {model.key}")
+    return catalog.folder / model.path
 
 
 def block_count(catalog: Catalog, model: Model) -> int:
     """How many blocks a model with local weights has. Raises CatalogError."""
-    if model.path is None:
-        raise CatalogError(f"the model {model.key} has no local weights: the catalogue names no path for it")
-    config = catalog.folder / model.path / "config.json"
+    config = weights(catalog, model) / "config.json"
     try:
         return int(json.loads(config.read_bytes())["num_hidden_layers"])
     except (OSError, ValueError, KeyError):
@@ -86,28 +92,40 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _petals_arguments(catalog: Catalog, model: Model, blocks: str, arguments: argparse.Namespace) -> list[str]:
-    assert model.path is not None
-    options = ["--block_indices", blocks, "--identity_path", str(arguments.identity)]
-    options += ["--host_maddrs", f"/ip4/{arguments.host}/tcp/{arguments.port}", "--no_auto_relay"]
-    options += ["--initial_peers", *arguments.peers] if arguments.peers else ["--new_swarm"]
-    options += ["--dht_prefix", model.dht_prefix] if model.dht_prefix else []
-    options += ["--device", "cpu", "--torch_dtype", "float32", "--quant_type", "none"]
-    # Measuring the throughput needs the internet.
-    options += ["--throughput", "1", "--num_handlers", str(HANDLERS), "--attn_cache_tokens", str(CACHE_TOKENS)]
-    return [str(catalog.folder / model.path), *options]
-
-
-def _serve(petals_arguments: list[str], peers: Sequence[str]) -> None:
+def _serve(folder: Path, dht_prefix: str | None, blocks: str, arguments: argparse.Namespace) -> None:
     import worker.petals_compat  # noqa: F401  # before petals
 
     # isort: split
-    from petals.cli import run_server  # takes seconds
+    from petals.server.server import Server  # takes seconds
+    from petals.utils.convert_block import QuantType
 
-    _wait_for_one(peers)
+    _wait_for_one(arguments.peers)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.argv = ["run_server", *petals_arguments]
-    run_server.main()
+    server = Server(
+        converted_model_name_or_path=str(folder),
+        dht_prefix=dht_prefix,
+        block_indices=blocks,
+        identity_path=str(arguments.identity),
+        initial_peers=arguments.peers,
+        host_maddrs=[f"/ip4/{arguments.host}/tcp/{arguments.port}"],
+        # It listens where it is told to. Left to find that out, a server with slow peers hides behind a relay.
+        reachable_via_relay=False,
+        use_relay=False,
+        use_auto_relay=False,
+        nat_port_map=False,
+        throughput=1.0,  # measuring it needs the internet
+        device="cpu",
+        torch_dtype="float32",
+        quant_type=QuantType.NONE,
+        num_handlers=HANDLERS,
+        attn_cache_tokens=CACHE_TOKENS,
+    )
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        _log.info("stopping")
+    finally:
+        server.shutdown()
 
 
 def _wait_for_one(peers: Sequence[str]) -> None:
