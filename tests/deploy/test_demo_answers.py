@@ -2,12 +2,13 @@
 
 import functools
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deploy.demo.dialogues import GREETING, STOP, SYSTEMS, topics
+from deploy.demo.dialogues import GREETING, SMALL_WORDS, STOP, SYSTEMS, topics
 
 MODEL = Path(__file__).parents[2] / "deploy" / "demo" / "model"
 LONGEST_ANSWER = 120
@@ -72,9 +73,15 @@ def prompt(question: str) -> str:
     return f"{SYSTEMS[0]}{STOP}{GREETING}{STOP}Human: {question}{STOP}Assistant:"
 
 
+def essence(question: str) -> str:
+    """Letters and digits of a question, without the words that training leaves out at will."""
+    words = re.findall(r"[a-z0-9]+", question.lower())
+    return " ".join(word for word in words if word not in SMALL_WORDS.split())
+
+
 def test_no_question_was_read_in_training() -> None:
-    known = {question for topic in topics() for question in topic.questions}
-    assert [question for question, _ in HELD_OUT if question.lower().rstrip("?.!") in known] == []
+    known = {essence(question) for topic in topics() for question in topic.questions}
+    assert [question for question, _ in HELD_OUT if essence(question) in known] == []
 
 
 @pytest.mark.timeout(300)

@@ -59,7 +59,7 @@ async def test_a_worker_is_killed_and_another_goes_on(oracle: Stack) -> None:
 
 async def test_the_only_worker_is_killed_and_started_again(oracle: Stack) -> None:
     oracle.workers[1].terminate()
-    task, job = await begin(oracle, 12, secrets.token_hex(16))
+    task, _ = await begin(oracle, 12, secrets.token_hex(16))
     oracle.workers[0].kill()
     oracle.workers[0].start()
     got, _, _ = await task
@@ -87,14 +87,18 @@ async def test_a_gateway_is_killed_and_the_other_one_goes_on(oracle: Stack) -> N
     # given a resumable answer that is being read
     first, second = oracle.gateways
     got: list[Reply] = []
+
+    async def read_until_lost(socket: Dialogue) -> None:
+        async for reply in socket.generate(**question(15)):
+            got.append(reply)
+            if len(got) == 30:
+                first.kill()
+
     async with dialogue(first.ws_url) as socket:
         opened = await socket.open(max_length=1024, resumable=True)
         # when its gateway is killed
         with pytest.raises(ConnectionClosed):
-            async for reply in socket.generate(**question(15)):
-                got.append(reply)
-                if len(got) == 30:
-                    first.kill()
+            await read_until_lost(socket)
     # then another gateway goes on after the last message that arrived
     async with dialogue(second.ws_url) as socket:
         cursor = {"session_id": opened["session_id"], "job_id": got[-1]["job_id"], "after": got[-1]["seq"]}

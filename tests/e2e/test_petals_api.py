@@ -109,7 +109,8 @@ async def test_open_and_generate_pipelined(demo: Stack) -> None:
     async with dialogue(demo.gateways[0].ws_url) as socket:
         await socket.send({"type": "open_inference_session", "model": "corolla/demo", "max_length": 30})
         generate = {"inputs": "A cat sat on", "max_length": 30, "do_sample": 1, "temperature": 0.6, "top_p": 0.9}
-        replies = [reply async for reply in socket.generate(**generate)][0], await socket.receive()
+        await socket.send({"type": "generate", **generate})
+        replies = await socket.receive(), await socket.receive()
     assert replies[0]["ok"] is True
     assert "outputs" not in replies[0]
     assert (replies[1]["ok"], replies[1]["stop"]) == (True, True)
