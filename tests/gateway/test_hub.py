@@ -31,9 +31,11 @@ def entry(first: int, *texts: str, ending: bool = False) -> LogEntry:
 
 
 @contextlib.asynccontextmanager
-async def running(hub: Hub) -> AsyncIterator[None]:
+async def running(hub: Hub, valkey: Valkey) -> AsyncIterator[None]:
+    """The hub listens, from the first event on."""
     task = asyncio.create_task(hub.run())
     try:
+        await until_async(lambda: valkey.client.pubsub_channels() == [b"{p}:gateway:g"])
         yield
     finally:
         task.cancel()
@@ -74,9 +76,9 @@ async def performance(broker: Broker, player: Player, hub: Hub) -> tuple[Feed, P
 Scene = tuple[Feed, Performance]
 
 
-async def test_events_come_live(hub: Hub, performance: Scene) -> None:
+async def test_events_come_live(hub: Hub, performance: Scene, valkey: Valkey) -> None:
     feed, worker = performance
-    async with running(hub):
+    async with running(hub, valkey):
         await worker.say("a")
         await worker.say("b", "c")
         assert await read(feed, 3) == ["a", "b", "c"]
@@ -112,7 +114,7 @@ async def test_a_lost_message_is_found_by_the_check(broker: Broker, hub: Hub, pe
 
 async def test_the_subscription_is_killed_again_and_again(hub: Hub, performance: Scene, valkey: Valkey) -> None:
     feed, worker = performance
-    async with running(hub):
+    async with running(hub, valkey):
         reading = asyncio.create_task(read(feed, 200))
         for number in range(200):
             await worker.say(str(number))
@@ -129,10 +131,12 @@ async def test_a_job_that_is_gone(hub: Hub, performance: Scene, valkey: Valkey) 
         await feed.take(PATIENCE_S)
 
 
-async def test_a_slow_reader_holds_a_bounded_part_and_misses_nothing(hub: Hub, performance: Scene) -> None:
+async def test_a_slow_reader_holds_a_bounded_part_and_misses_nothing(
+    hub: Hub, performance: Scene, valkey: Valkey
+) -> None:
     feed, worker = performance
     words = [f"{number} " + "x" * 1000 for number in range(600)]
-    async with running(hub):
+    async with running(hub, valkey):
         for word in words:
             await worker.say(word)
         await until_async(lambda: feed.held_bytes > FEED_BYTES)
@@ -233,7 +237,7 @@ async def test_a_held_job_is_followed(valkey: Valkey, player: Player) -> None:
         hub = Hub(broker, "g")
         await broker.submit(Submission(JOB, REQUEST, "gone", 60_000), Bounds())
         worker = await player.take()
-        async with running(hub):
+        async with running(hub, valkey):
             with hub.hold(JOB):
                 # then it is not given up
                 for _ in range(10):
