@@ -20,6 +20,7 @@ def command(port: int, folder: Path) -> list[str]:
         "appendfsync": "everysec",
         "save": "",
         "maxmemory-policy": "noeviction",
+        "set-proc-title": "no",  # the title would be written over the environment, which marks the stack's processes
     }
     return [str(get_binary_path()), *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
 

@@ -142,10 +142,10 @@ class _Stack:
         """Say what is waited for, then where the whole is found."""
         began_at = told_at = time.monotonic()
         while missing := await self._missing():
-            await asyncio.sleep(_PERIOD_S)
             if time.monotonic() - told_at > PROGRESS_S:
                 told_at = time.monotonic()
                 _say(f"waiting for {', '.join(missing)} ({told_at - began_at:.0f} s)")
+            await asyncio.sleep(_PERIOD_S)
         addresses = [f"http://{ports.HOST}:{self._wish.port + number}" for number in range(self._wish.gateways)]
         _say(f"Corolla is ready: {' '.join(addresses)} (Ctrl-C stops it; logs are in {self._wish.state / 'log'})")
 
