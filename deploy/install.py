@@ -1,4 +1,4 @@
-"""`python -m deploy.install`: put everything that the project's commands need into .venv.
+"""`python -m deploy.install`: put everything of constraints.txt into .venv.
 
 Runs with the standard library alone. pip's own words go to var/log/install.log; here its progress is one line at most
 every two seconds, and its failure one line.
@@ -8,14 +8,11 @@ import re
 import subprocess
 import sys
 import time
-import tomllib
 import venv
 from pathlib import Path
 
 VENV = Path(".venv")
 LOG = Path("var/log/install.log")
-CONSTRAINTS = "constraints.txt"
-GROUPS = ("gateway", "worker", "local", "dev")
 LINE_PERIOD_S = 2.0
 
 
@@ -26,13 +23,14 @@ class InstallError(Exception):
 def main() -> int:
     """Install; the exit status."""
     LOG.parent.mkdir(parents=True, exist_ok=True)
-    LOG.write_text("")
     try:
         _say("making .venv")
         _make_venv()
-        _pip(*_requirements())
-        # Its metadata asks for a hivemind that cannot be installed from a wheel.
-        _pip("--no-deps", "petals")
+        pins = [line for line in Path("constraints.txt").read_text().split("\n") if "==" in line]
+        petals = [pin for pin in pins if pin.startswith("petals==")]
+        # With dependencies, though all are listed: torch has further ones of its own where it comes with CUDA.
+        _pip(*(pin for pin in pins if pin not in petals))
+        _pip("--no-deps", *petals)
     except InstallError as error:
         _say(f"failed: {error} (all of it: {LOG})")
         return 1
@@ -50,31 +48,25 @@ def _make_venv() -> None:
         raise InstallError(f"no .venv could be made, is Python's venv package installed? {error}") from None
 
 
-def _requirements() -> list[str]:
-    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-    groups = project["optional-dependencies"]
-    return [*project["dependencies"], *(name for group in GROUPS for name in groups[group])]
-
-
 def _pip(*arguments: str) -> None:
     """Run `pip install` and tell how it goes. Raises InstallError."""
-    command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--constraint", CONSTRAINTS, *arguments]
-    start = LOG.stat().st_size
-    with LOG.open("ab") as log:
+    command = [str(VENV / "bin" / "python"), "-m", "pip", "install", *arguments]
+    with LOG.open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        _tell_progress(process, start)
+        _tell_progress(process)
     finally:
         process.terminate()
         process.wait()
     if process.returncode:
-        raise InstallError(_reason(start))
+        complaints = re.findall(r"^ERROR: (.*)$", _log(), re.MULTILINE)
+        raise InstallError(complaints[0] if complaints else "pip failed without a word")
 
 
-def _tell_progress(process: "subprocess.Popen[bytes]", start: int) -> None:
+def _tell_progress(process: "subprocess.Popen[bytes]") -> None:
     told = ""
     while process.poll() is None:
-        now = _progress(_log_from(start))
+        now = _progress(_log())
         if now != told:
             told = now
             _say(told)
@@ -90,14 +82,8 @@ def _progress(log: str) -> str:
     return f"fetching {found[-1]} ({len(found)})" if found else "starting pip"
 
 
-def _log_from(start: int) -> str:
-    return LOG.read_bytes()[start:].decode(errors="replace")
-
-
-def _reason(start: int) -> str:
-    """pip's first complaint."""
-    complaints = re.findall(r"^ERROR: (.*)$", _log_from(start), re.MULTILINE)
-    return complaints[0] if complaints else "pip failed without a word"
+def _log() -> str:
+    return LOG.read_text(errors="replace")
 
 
 def _say(text: str) -> None:

@@ -24,7 +24,7 @@ from shared.catalog import CatalogError
 from shared.settings import CATALOG, SettingError, read
 
 STAGE_TIMEOUT_S = 5.0
-LOCK_TIMEOUT_S = 5.0
+LOCK_TIMEOUT_S = 2.0
 PROGRESS_S = 5.0
 SAME_WISH_S = 1.0  # a terminal and make may both pass one Ctrl-C on
 _PERIOD_S = 0.1
