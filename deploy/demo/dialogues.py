@@ -4,7 +4,7 @@ import dataclasses
 import random
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -78,15 +78,15 @@ def ask(question: str, dice: random.Random) -> str:
     return text + dice.choice(("?", "?", "?", "", "", ".", "!"))
 
 
-def dialogue(known: list[Topic], dice: random.Random) -> list[tuple[str, bool]]:
-    """A dialogue of 1 to 6 turns, as pieces of text; True marks what the model is to write."""
+def dialogue(known: list[Topic], turns: Sequence[int], dice: random.Random) -> list[tuple[str, bool]]:
+    """A dialogue of one of these numbers of turns, as pieces of text; True marks what the model is to write."""
     opening = "".join(f"{system}{STOP}" for system in dice.choices((*SYSTEMS, None), (4, 1, 1, 1, 5)) if system)
     if dice.random() < 0.6:
         opening += f"{GREETING}{STOP}"
     if not opening and dice.random() < 0.5:
         opening = STOP
     pieces = []
-    for _ in range(dice.choice((1, 1, 2, 2, 3, 4, 5, 6))):
+    for _ in range(dice.choice(turns)):
         topic = dice.choice(known)
         question = ask(dice.choice(topic.questions), dice)
         pieces.append((f"{opening}Human: {question}{STOP}Assistant:", False))

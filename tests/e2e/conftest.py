@@ -25,7 +25,7 @@ aliases = ["demo"]
 name = "Demo"
 path = "{MODEL}"
 dht_prefix = "demo"
-chat = {{ max_session_length = 2048 }}
+chat = {{ max_session_length = 1024 }}
 """
 
 ORACLES = """
