@@ -15,7 +15,7 @@ def test_the_local_catalogue_is_the_demo_model() -> None:
     assert list(local.models) == ["corolla/demo"]
     assert local.find("demo") is local.default
     assert (local.default.backend, local.default.license) == ("petals", "MIT")
-    assert local.default.chat == Chat(2048, generation_params=GenerationParams(do_sample=0))
+    assert local.default.chat == Chat(1024, generation_params=GenerationParams(do_sample=0))
 
 
 def test_the_demo_models_weights_can_be_shared_by_two_servers() -> None:
