@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,3 +136,12 @@ def _at_rest(stack: Stack) -> Iterator[Stack]:
     with contextlib.suppress(AssertionError):
         until(lambda: not stack.leftovers(), timeout_s=15)
     assert stack.leftovers() == set()
+
+
+@pytest.fixture(scope="session")
+def curl() -> str:
+    """The path of curl; without it a test is skipped on a developer's machine, and fails in CI."""
+    path = shutil.which("curl")
+    if path is None:
+        (pytest.fail if "CI" in os.environ else pytest.skip)("curl is not installed")
+    return path

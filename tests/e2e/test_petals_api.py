@@ -87,21 +87,20 @@ async def test_sampled_text_with_a_seed_is_the_same_twice(demo: Stack) -> None:
     assert one != other
 
 
-def curl(*arguments: str) -> Any:
-    """What curl gets, as JSON."""
-    command = ["curl", "--silent", "--show-error", "--fail-with-body", *arguments]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
-
-
-def test_curl_with_a_form_with_json_and_with_a_query(demo: Stack) -> None:
+def test_curl_with_a_form_with_json_and_with_a_query(demo: Stack, curl: str) -> None:
     url = f"{demo.gateways[0].url}/api/v1/generate"
     expected = {"ok": True, "outputs": greedy("Once upon a time,", 20)}
     inputs = "inputs=Once upon a time,"
-    assert curl("-X", "POST", url, "-d", "model=demo", "-d", inputs, "-d", "max_new_tokens=20") == expected
-    assert curl(url, "-F", inputs, "-F", "max_new_tokens=20") == expected
+
+    def answer(*arguments: str) -> Any:
+        command = [curl, "--silent", "--show-error", "--fail-with-body", *arguments]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+
+    assert answer("-X", "POST", url, "-d", "model=demo", "-d", inputs, "-d", "max_new_tokens=20") == expected
+    assert answer(url, "-F", inputs, "-F", "max_new_tokens=20") == expected
     body = json.dumps({"model": "corolla/demo", "inputs": "Once upon a time,", "max_new_tokens": 20})
-    assert curl(url, "-H", "Content-Type: application/json", "-d", body) == expected
-    assert curl("-X", "POST", f"{url}?inputs=Once%20upon%20a%20time,&max_new_tokens=20") == expected
+    assert answer(url, "-H", "Content-Type: application/json", "-d", body) == expected
+    assert answer("-X", "POST", f"{url}?inputs=Once%20upon%20a%20time,&max_new_tokens=20") == expected
 
 
 async def test_open_and_generate_pipelined(demo: Stack) -> None:

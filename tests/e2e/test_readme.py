@@ -39,8 +39,9 @@ COMMANDS = [line.removeprefix("$ ") for block in blocks("console") for line in b
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.usefixtures("curl")
 def test_curl(demo: Stack, command: str) -> None:
-    reply = json.loads(output("bash", "-c", at(demo, command)))
+    reply = json.loads(output("sh", "-c", at(demo, command)))
     assert reply["ok"] is True
     assert len(reply["outputs"]) > 10
 
