@@ -5,6 +5,8 @@ import struct
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Self
 
+import msgspec
+
 from shared.errors import Code, CorollaError
 from shared.keys import LANES, Keys, Timing
 from shared.link import Link, SyncLink
@@ -30,6 +32,7 @@ from shared.records import (
 
 CANCELLED = encode(JobFinished(FinishReason.CANCELLED))
 LATE = encode(JobFailed(Code.DEADLINE, "The answer was not finished in time, please try again later"))
+UNREADABLE = JobFailed(Code.INTERNAL, "The worker does not understand the request, please try again later")
 POISON = encode(JobFailed(Code.POISON, "The request was given up: every worker that tried it failed"))
 
 
@@ -180,7 +183,13 @@ class Broker:
             POISON,
             *entries,
         )
-        return [_claimed(row) for row in rows]
+        claims = []
+        for row in rows:
+            try:
+                claims.append(_claimed(row))
+            except msgspec.MsgspecError:
+                await self.append([_refusal(row)])
+        return claims
 
     async def append(self, appends: Iterable[Append]) -> list[Appended]:
         """Write events to the logs of any number of jobs in one round trip; one answer each, in order."""
@@ -265,3 +274,10 @@ def _claimed(row: Any) -> Claim:
     tokens = tuple(token for raw in log for token in _entry(raw).tokens)
     snapshot = SessionSnapshot(str(session, "ascii"), max_length, _unpack(ids), held) if session else None
     return Claim(str(job, "ascii"), str(epoch, "ascii"), decode_request(request), remaining_ms, tokens, snapshot)
+
+
+def _refusal(row: Any) -> Append:
+    """The end of a job that another version of this software wrote, in words that this one does not know."""
+    job, epoch, _, _, log = row[:5]
+    last = int(log[-1][0].split(b"-")[0]) if log else 0
+    return Append(str(job, "ascii"), str(epoch, "ascii"), last + 1, (), UNREADABLE)

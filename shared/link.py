@@ -21,6 +21,7 @@ from shared.keys import GROUP
 from shared.lua import script
 
 ANSWER_TIMEOUT_S = 5.0
+MAX_CONNECTIONS = 64  # of one process; commands beyond that wait for one another
 QUIET_S = 5.0
 _UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, ReadOnlyError, OutOfMemoryError, OSError)
 
@@ -143,13 +144,16 @@ async def _answering(block_s: float = 0.0) -> AsyncIterator[None]:
 
 def _connect(url: str) -> "redis.asyncio.Redis":
     # One repetition, for a connection that Redis closed while it was idle; waiting longer is the callers' business.
-    return redis.asyncio.Redis.from_url(
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=None,
         socket_timeout=None,
         socket_connect_timeout=ANSWER_TIMEOUT_S,
         protocol=2,
         retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 1),
     )
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 async def _heard(subscription: "redis.asyncio.client.PubSub") -> AsyncIterator[bytes | None]:

@@ -272,6 +272,16 @@ async def test_a_job_that_kills_its_workers_is_given_up(broker: Broker, valkey: 
     assert [fields for _, fields in valkey.client.xrange("{p}:dead") or []] == [{b"job": b"j1"}]
 
 
+async def test_a_job_that_no_worker_can_read_fails_at_once(broker: Broker, valkey: Valkey) -> None:
+    await submit(broker, job("j1"))
+    await submit(broker, job("j2"))
+    valkey.client.hset("{p}:job:j1", "request", b"\x80")
+    assert [claim.job for claim in await broker.claim(ONE, 9, 0)] == ["j2"]
+    ending = (await finished(broker, "j1")).ending
+    assert isinstance(ending, JobFailed)
+    assert ending.code is Code.INTERNAL
+
+
 async def test_cancel_while_waiting_ends_a_job_at_once(broker: Broker, valkey: Valkey) -> None:
     await submit(broker, job("j1"))
     await broker.cancel("j1")

@@ -65,3 +65,8 @@ async def test_a_blocking_read_of_a_silent_redis_is_unavailable(
     valkey.client.client_pause(600)
     with pytest.raises(BrokerUnavailable):
         await client.read_one("w", ["{p}:some"], 50)
+
+
+async def test_more_calls_at_once_than_connections_wait_for_one_another(client: Link, valkey: Valkey) -> None:
+    await asyncio.gather(*(client.ping() for _ in range(500)))
+    assert valkey.client.info("clients")["connected_clients"] <= link.MAX_CONNECTIONS + 1
