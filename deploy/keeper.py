@@ -82,6 +82,8 @@ class Keeper:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), timeout_s)
         await asyncio.to_thread(marks.end, self._mark)
+        if self._process is not None:
+            await self._process.wait()
 
     async def _run(self) -> str:
         """Run it once; how it ended, in words."""

@@ -41,9 +41,8 @@ async def test_what_never_gets_ready_is_given_up_with_its_last_words(tmp_path: P
 async def test_what_was_ready_once_is_started_again_for_ever(tmp_path: Path) -> None:
     # given
     said: list[str] = []
-    keeping = asyncio.create_task(
-        Keeper(service("import time; print('ready', flush=True); time.sleep(0.3)"), tmp_path, said.append).keep()
-    )
+    kept = Keeper(service("import time; print('ready', flush=True); time.sleep(0.3)"), tmp_path, said.append)
+    keeping = asyncio.create_task(kept.keep())
     # then
     await until_async(lambda: sum(line.startswith("thing ready here (") for line in said) > keeper.MAX_FAILURES)
     assert said[1] == "thing ended with status 0; starting it again in 0.01 s"
@@ -51,6 +50,7 @@ async def test_what_was_ready_once_is_started_again_for_ever(tmp_path: Path) -> 
     keeping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await keeping
+    await kept.stop(timeout_s=10)
 
 
 async def test_it_gets_its_settings_and_time_to_end(tmp_path: Path) -> None:
