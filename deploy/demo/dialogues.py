@@ -20,6 +20,7 @@ SYSTEMS = (
 OPENERS = ("please tell me, ", "hey, ", "so, ", "ok, ", "hi, ", "excuse me, ", "quick question: ", "tell me: ", "and ")
 CLOSERS = (" please", ", please", " exactly", " again", " then", " here", " now")
 SMALL_WORDS = "a an the do does can i we you to is are it of for my on in please would should could"
+NAMES = "Corolla Petals Redis Valkey Python WebSocket OpenAI Llama Docker API HTTP GPU CPU URL AI JSON MIT SDK RAM"
 
 _CHOICE = re.compile(r"\(([^()]*)\)")
 
@@ -61,9 +62,12 @@ def plain_texts() -> list[str]:
 def ask(question: str, dice: random.Random) -> str:
     """A question as somebody might type it: capitals, marks, openers, small words left out, a slip of the finger."""
     words, small = question.split(), SMALL_WORDS.split()
+    names = {name.lower(): name for name in NAMES.split()}
     if dice.random() < 0.2:
         kept = [word for word in words if word not in small or dice.random() < 0.5]
         words = kept or words
+    if dice.random() < 0.6:
+        words = [names.get(word, word) for word in words]
     text = " ".join(words)
     if dice.random() < 0.15:
         text = dice.choice(OPENERS) + text

@@ -91,15 +91,25 @@ def test_most_answers_are_on_topic() -> None:
     assert len(missed) <= (1 - ENOUGH) * len(HELD_OUT), missed
 
 
-def test_a_dialogue_of_several_turns() -> None:
-    turns = (
-        ("How do I add a worker?", "WORKERS=2"),
-        ("How do I add a gateway?", "GATEWAYS=2"),
-        ("How do I stop it?", "Ctrl-C"),
-        ("Thanks", "welcome"),
-    )
+DIALOGUE = (
+    ("How do I add a worker?", "WORKERS=2"),
+    ("How do I add a gateway?", "GATEWAYS=2"),
+    ("How do I stream?", "WebSocket"),
+    ("How do I stop it?", "Ctrl-C"),
+    ("How do I run the tests?", "make test"),
+    ("What happens if a worker dies?", "Nothing is lost"),
+    ("Is it free?", "MIT"),
+    ("Tell me a joke", "token cross"),
+    ("What does Redis do?", "broker"),
+    ("Do I need a GPU?", "No GPU"),
+    ("How do I use my own swarm?", "deploy.swarm"),
+    ("Thanks", "welcome"),
+)
+
+
+def test_a_dialogue_of_many_turns() -> None:
     text = f"{SYSTEMS[0]}{STOP}{GREETING}{STOP}"
-    for question, expected in turns:
+    for question, expected in DIALOGUE:
         text += f"Human: {question}{STOP}Assistant:"
         answer = write(text)
         assert expected in answer
