@@ -117,6 +117,7 @@ def test_a_dialogue_of_many_turns() -> None:
         text += answer
 
 
+@pytest.mark.timeout(300)
 def test_every_answer_ends() -> None:
     endless = [topic.name for topic in topics() if not write(prompt(topic.questions[0] + "?")).endswith(STOP)]
     assert endless == []
