@@ -9,7 +9,7 @@ import enum
 import msgspec
 
 from shared.errors import Code
-from shared.sampling import SamplingParams
+from shared.sampling import BeamParams, SamplingParams
 
 PRIORITIES = ("interactive", "batch")
 
@@ -26,39 +26,68 @@ class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One generate call, as the worker needs it.
 
     model: the catalogue's key.
-    prompt: text; None continues the session, or starts from the model's BOS.
+    prompt: text, or token ids; None continues the session, or starts from the model's BOS.
     sampling: how tokens are chosen; its seed is always set, so that the job can be repeated.
     max_new_tokens, max_length: limits in tokens, at most one is set; max_length counts the whole session and the
         prompt. With neither, the answer runs until a stop or until the session is full.
-    stop: the answer ends with the first of these strings, which stays in the text.
+    stop: the answer ends with the first of these strings. show_stop: whether it stays in the text.
     extra_stop: likewise; but the session goes on as if the model had written stop[0] in its place.
     partial: what happens when the session is too short for the answer. False: nothing is generated, the job fails.
         True: all that fits is generated, then the job fails.
+    show_special: whether special tokens, such as end of text, have text.
+    choices: answers to give, numbered from 0. candidates: answers to make, of which those with the best mean
+        logarithm of probability are given; 0 makes as many as it gives. Where it makes more, or searches with beams,
+        tokens come all at once at the end, choice by choice.
+    beams: search with beams instead of drawing; None draws.
     """
 
     model: str
     sampling: SamplingParams
-    prompt: str | None = None
+    prompt: str | tuple[int, ...] | None = None
     max_new_tokens: int | None = None
     max_length: int | None = None
     stop: tuple[str, ...] = ()
     extra_stop: tuple[str, ...] = ()
+    show_stop: bool = True
     partial: bool = False
+    show_special: bool = True
+    choices: int = 1
+    candidates: int = 0
+    beams: BeamParams | None = None
+
+
+class Logprobs(msgspec.Struct, frozen=True, array_like=True):
+    """How probable a token was, by the model itself: natural logarithms.
+
+    bytes: what it stands for. top: the most probable tokens with theirs, best first.
+    """
+
+    bytes: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...]
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True):
-    """One token: its id and the text that it adds, empty while a character is incomplete."""
+    """One token of a choice: its id and the text that it adds to that, empty while a character, or what may become a
+    hidden stop string, is incomplete. logprobs: only where they are asked for."""
 
     id: int
     text: str
+    choice: int = 0
+    logprobs: Logprobs | None = None
 
 
 class JobFinished(msgspec.Struct, frozen=True, tag="finished"):
-    """The answer is complete. Usage counts this call's prompt (not the session before it) and its new tokens."""
+    """The answer is complete.
+
+    reason: why the first choice ended; others: why those after it did, empty where the job was cancelled.
+    Usage counts this call's prompt (not the session before it) and its new tokens, those of all candidates.
+    """
 
     reason: FinishReason
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    others: tuple[FinishReason, ...] = ()
 
 
 class JobFailed(msgspec.Struct, frozen=True, tag="failed"):

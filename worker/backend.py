@@ -1,4 +1,4 @@
-"""What the engine needs of a model: a tokenizer, and sessions that take ids and give the next one."""
+"""What the engine needs of a model: a tokenizer, and sessions that take ids and choose the next ones."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,12 +6,15 @@ from typing import Protocol
 
 from shared.sampling import SamplingParams
 
+MAX_POSITIONS = 512  # rows x positions that one step may feed: bounds its time, and its message to the swarm
+
 
 class Tokenizer(Protocol):
     """Text to ids and back."""
 
     bos_id: int | None
     eos_ids: frozenset[int]
+    special_ids: frozenset[int]
 
     def encode(self, text: str, fresh: bool) -> list[int]:
         """Ids of `text`. fresh: at the start of a session, with the special tokens (BOS) that belong there."""
@@ -19,32 +22,69 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens kept, spaces untouched; U+FFFD stands for bytes that are no whole character."""
 
+    def piece(self, id: int) -> bytes:
+        """The bytes that this token stands for in the middle of a text, perhaps a part of a character."""
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Draw:
-    """How to choose one token.
+    """How to choose the next token of one row.
 
-    history: every id of the session so far, those being fed included; the penalties look at it.
-    position: how many tokens this job has emitted; with the seed it names the random number.
+    ids: every id of the row so far, those being fed included; a list that grows from step to step, not a copy.
+    start: where the answer begins in it: the penalties and min_tokens look at what was answered, and the number of
+        tokens answered, with the seed, names the random number.
+    row: which row of its job it is: rows with one seed draw different numbers.
+    eos_ids: the tokens that min_tokens holds back, beside the stop tokens of `sampling`.
+    ranked: above 0, nothing is drawn: that many best tokens are wanted (beam search).
     """
 
     sampling: SamplingParams
-    history: Sequence[int]
-    position: int
+    ids: Sequence[int]
+    start: int
+    row: int = 0
+    eos_ids: frozenset[int] = frozenset()
+    ranked: int = 0
+
+    @property
+    def position(self) -> int:
+        """How many tokens were answered before."""
+        return len(self.ids) - self.start
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """The token that was chosen.
+
+    logprob: natural logarithm of its probability by the model itself, before any rule; top: the most probable tokens
+    with theirs, best first, sampling.logprobs of them. Both only where sampling.logprobs is set.
+    ranked: where it was asked for: the best tokens and their scores, best first (then id is the best one's); a score is
+    the logarithm of the model's probability, changed by the rules for logits (penalties, bias, min_tokens).
+    """
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    ranked: tuple[tuple[int, float], ...] = ()
 
 
 class BackendSession(Protocol):
-    """An attention cache that remembers the ids fed to it. One step at a time; those of different sessions overlap."""
+    """An attention cache of one or more rows, which all have the same length. One step at a time; those of different
+    sessions overlap."""
 
-    async def step(self, ids: Sequence[int], draw: Draw) -> int:
-        """Feed `ids` (at least one) and choose the next token, which is not fed.
+    async def step(
+        self, ids: Sequence[Sequence[int]], draws: Sequence[Draw], parents: Sequence[int] | None = None
+    ) -> list[Choice]:
+        """Feed `ids` [rows, positions], and choose the token that follows in every row; it is not fed.
 
-        Raises CorollaError: SWARM where no server could do it, CACHE_FULL where the servers have no room. After any
+        At least one position, at most MAX_POSITIONS // rows of them (but always one). No draws: only feed, as with all
+        pieces of a long prompt but the last. parents: the row whose cache each row goes on from, by default its own.
+
+        Raises CorollaError: SWARM where the servers could not do it, CACHE_FULL where they have no room. After any
         error, cancellation included, the session is of no further use and must be closed.
         """
 
     async def close(self) -> None:
-        """Free the cache, on the servers too; never fails, never blocks the loop, may be called again."""
+        """Free the cache, on the servers too; never fails, may be called again."""
 
 
 class Backend(Protocol):
@@ -54,8 +94,8 @@ class Backend(Protocol):
     def tokenizer(self) -> Tokenizer:
         """Used by several threads at once."""
 
-    def open(self, max_length: int) -> BackendSession:
-        """A session with room for `max_length` ids; contacts no server before its first step."""
+    def open(self, max_length: int, rows: int = 1) -> BackendSession:
+        """A session with room for `max_length` ids in each of its rows; contacts no server before its first step."""
 
     async def stop(self) -> None:
         """End the processes and connections that belong to the model."""
