@@ -2,32 +2,38 @@
 
 from collections.abc import Iterable
 
-from shared.messages import Ending, FinishReason, JobFinished, JobRequest, Token
+from shared.messages import Ending, FinishReason, JobFinished, JobRequest, Logprobs, Token
 from shared.records import SessionCommit
-from worker.backend import Tokenizer
+from worker.backend import Choice, Tokenizer
 from worker.detokenizer import Detokenizer
 from worker.prompts import Plan
 from worker.stopping import Match, StopFinder
 
 
 class Answer:
-    """Takes the ids that the model chose, gives tokens, and knows when and how it ends.
+    """One choice of a job: takes what the model chose, gives tokens, and knows when and how it ends.
 
-    ids: everything so far, session and prompt included. tokens: those of the answer. ending, commit: None until it
-    ended; commit stays None where the session keeps nothing of it.
+    choice: its number. ids: everything so far, session and prompt included; the answer begins at `start`. tokens: those
+    of the answer. logprob: natural logarithm of how probable they are together, where the model tells that of each.
+    ending, commit: None until it ended; commit stays None where the session keeps nothing of it.
     """
 
-    def __init__(self, request: JobRequest, plan: Plan, tokenizer: Tokenizer) -> None:
+    def __init__(self, request: JobRequest, plan: Plan, tokenizer: Tokenizer, choice: int = 0) -> None:
+        self.choice = choice
         self.ids = list(plan.before)
+        self.start = len(self.ids)
         self.tokens: list[Token] = []
+        self.logprob = 0.0
         self.ending: Ending | None = None
         self.commit: SessionCommit | None = None
         self._request = request
         self._plan = plan
         self._tokenizer = tokenizer
-        self._detokenizer = Detokenizer(tokenizer.decode, plan.before, plan.held)
-        self._stops = StopFinder((*request.stop, *request.extra_stop))
-        self._length = 0  # of the text
+        eos_ids = frozenset[int]() if request.sampling.ignore_eos else tokenizer.eos_ids
+        self._last_ids = eos_ids.union(request.sampling.stop_token_ids)
+        self._detokenizer = Detokenizer(tokenizer, plan.before, plan.held, request.show_special)
+        self._stops = StopFinder((*request.stop, *request.extra_stop), request.show_stop)
+        self._length = 0  # of the text, with what is withheld and what follows a stop string
         self._borders = [(0, 0)]  # (tokens, length of their text) wherever no character was incomplete
 
     @property
@@ -36,66 +42,79 @@ class Answer:
         return self._plan.positions
 
     def replay(self, log: Iterable[Token]) -> None:
-        """Take the tokens that were emitted before."""
+        """Take the tokens of this choice that were emitted before."""
         for token in log:
-            self.push(token.id)
+            if token.choice == self.choice:
+                self._take(token.id, token.logprobs)
+                self.logprob += token.logprobs.logprob if token.logprobs else 0.0
 
-    def push(self, chosen: int) -> Token:
-        """Take the next id. Its text may be empty, and is cut where a stop string ends."""
-        text = self._detokenizer.push(chosen)
-        match = self._stops.push(text)
-        whole = self._length + len(text)
-        token = Token(chosen, text[: match.end - self._length] if match else text)
-        self.ids.append(chosen)
-        self.tokens.append(token)
-        self._length += len(token.text)
-        if match:
-            self._stop(match, whole)
-        elif chosen in self._tokenizer.eos_ids:
-            self._finish(FinishReason.STOP, self._new_ids())
-        elif len(self.tokens) >= self._plan.limit:
-            self._reach_limit()
-        if not self._detokenizer.held:
-            self._borders.append((len(self.tokens), self._length))
-        return token
+    def push(self, chosen: Choice) -> Token:
+        """Take the next token. Its text may be empty, and is cut at a stop string: behind it, or before a hidden one."""
+        self.logprob += chosen.logprob or 0.0
+        return self._take(chosen.id, self._logprobs(chosen))
 
     def cancel(self) -> None:
         """End it at the client's wish. A call that gave nothing leaves no trace in the session."""
-        self._finish(FinishReason.CANCELLED, self._new_ids() if self.tokens else None)
+        self._finish(FinishReason.CANCELLED, self._length - self._stops.withheld)
+        if not self.tokens:
+            self.commit = None
 
-    def _new_ids(self) -> list[int]:
-        """Ids that the session has not yet."""
-        return self.ids[len(self._plan.before) - self._plan.prompt_tokens :]
+    def _logprobs(self, chosen: Choice) -> Logprobs | None:
+        if self._request.sampling.logprobs is None or chosen.logprob is None:
+            return None
+        piece = self._tokenizer.piece
+        return Logprobs(piece(chosen.id), chosen.logprob, tuple((piece(id), logprob) for id, logprob in chosen.top))
 
-    def _finish(self, reason: FinishReason, ids: list[int] | None) -> None:
-        self.ending = JobFinished(reason, self._plan.prompt_tokens, len(self.tokens))
-        if ids is not None:
-            self.commit = SessionCommit(ids, self._detokenizer.held)
+    def _take(self, id: int, logprobs: Logprobs | None) -> Token:
+        stopped = id in self._last_ids
+        text = self._detokenizer.push(id)
+        if stopped and not self._request.show_stop:
+            text = ""
+        shown, match = self._stops.push(text)
+        ends = stopped or match is not None or len(self.tokens) + 1 >= self._plan.limit
+        if ends:
+            shown += self._stops.rest
+        token = Token(id, shown, self.choice, logprobs)
+        self.ids.append(id)
+        self.tokens.append(token)
+        self._length += len(text)
+        if not self._detokenizer.held:
+            self._borders.append((len(self.tokens), self._length))
+        if ends:
+            self._end(match, stopped)
+        return token
 
-    def _reach_limit(self) -> None:
-        if self._plan.overflow:
+    def _end(self, match: Match | None, stopped: bool) -> None:
+        if match:
+            self._stop(match)
+        elif stopped:
+            self._finish(FinishReason.STOP, self._length)
+        elif self._plan.overflow:
             self.ending = self._plan.overflow
         else:
-            self._finish(FinishReason.LENGTH, self._new_ids())
+            self._finish(FinishReason.LENGTH, self._length)
 
-    def _stop(self, match: Match, whole: int) -> None:
-        """End at a stop string, in a text that would have had the length `whole`.
-
-        The session goes on as the client saw it: without what followed in the same token, and after an extra stop as
-        if the model had written the stop sequence itself.
-        """
-        if match.index >= len(self._request.stop) > 0:
-            ids = self._rewritten(match.start, self._request.stop[0])
-        elif match.end < whole:
-            ids = self._rewritten(match.end, "")
+    def _stop(self, match: Match) -> None:
+        """End at a stop string. The session goes on as the client saw it: without what followed in the same token, and
+        without a hidden stop string; after an extra one that is shown, as if the model had written the stop sequence
+        itself."""
+        if not self._request.show_stop:
+            self._finish(FinishReason.STOP, match.start)
+        elif match.index >= len(self._request.stop) > 0:
+            self._finish(FinishReason.STOP, match.start, self._request.stop[0])
         else:
-            ids = self._new_ids()
-        self._finish(FinishReason.STOP, ids)
+            self._finish(FinishReason.STOP, match.end)
 
-    def _rewritten(self, end: int, following: str) -> list[int]:
-        """The session's new ids for the answer's text up to `end` and another text after it."""
+    def _finish(self, reason: FinishReason, end: int, following: str = "") -> None:
+        """End; the session keeps the answer's text up to `end`, and has another text after it."""
+        self.ending = JobFinished(reason, self._plan.prompt_tokens, len(self.tokens))
+        new_ids = self.ids[self.start - self._plan.prompt_tokens :]
+        if end == self._length and not following:
+            self.commit = SessionCommit(new_ids, self._detokenizer.held)
+            return
         count, length = max(border for border in self._borders if border[1] <= end)
         rest = "".join(token.text for token in self.tokens)[length:end]
-        kept = self._new_ids()[: self._plan.prompt_tokens + count]
+        kept = new_ids[: self._plan.prompt_tokens + count]
         encode = self._tokenizer.encode
-        return kept + (encode(rest, False) if rest else []) + (encode(following, False) if following else [])
+        rewritten = (encode(rest, False) if rest else []) + (encode(following, False) if following else [])
+        self.commit = SessionCommit(kept + rewritten)

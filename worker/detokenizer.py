@@ -1,67 +1,54 @@
-"""From token ids to text, token by token: whole characters only, spaces as the model wrote them.
+"""From token ids to text, token by token: whole characters only, spaces as the model wrote them."""
 
-A token may hold a part of a character, and some decoders drop the space before the first word of what they are given.
-So ids are decoded together with those just before them, and text is what the result has more than before.
-"""
+import codecs
+from collections.abc import Sequence
 
-from collections.abc import Callable, Sequence
+from worker.backend import Tokenizer
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"  # a decoder's sign for bytes that are no whole character
 
-_LONGEST = 4  # bytes of a character in UTF-8, so also the most tokens that one can be spread over
-_PATIENCE = 2 * _LONGEST
-
 
 class Detokenizer:
-    """Text of a growing sequence of ids.
+    """Text of a growing sequence of ids: their bytes, read as UTF-8. A character comes with its last byte.
 
-    decode: text of ids, with U+FFFD for broken characters.
-    before: the ids that precede; the last `held` of them have text that was not given out yet.
+    before: the ids that precede. The last `held` of them end with a part of a character that belongs to this text;
+        otherwise it is forgotten.
+    show_special: whether special tokens have text; without it, what surrounds one is read as if it was not there.
+
+    All texts together are what the tokenizer's `decode` makes of all ids with those before them (and without hidden
+    ones), less the text of those before. Only where bytes are no whole character do the two differ: `decode` writes
+    U+FFFD, here that is left out, even if the model wrote it itself; and where `decode` gives up whole characters too,
+    because broken bytes stand beside them (SentencePiece, in a row of byte tokens), they are given out here.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], before: Sequence[int], held: int = 0) -> None:
-        self._decode = decode
-        shown, hidden = before[: len(before) - held], before[len(before) - held :]
-        context = self._context(shown)
-        self._window = [*context, *hidden]
-        self._read = len(context)  # so many ids of the window have been given out, as the text `_known`
-        self._known = decode(context)
-
-    @property
-    def held(self) -> int:
-        """How many of the last ids have text that is not given out, because a character is incomplete."""
-        return len(self._window) - self._read
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int], held: int = 0, show_special: bool = True) -> None:
+        self.held = 0  # how many of the last ids it takes to tell the bytes of an incomplete character
+        self._tokenizer = tokenizer
+        self._hidden = frozenset[int]() if show_special else tokenizer.special_ids
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        shown = len(before) - held
+        self._begins = all(id in self._hidden for id in before[:shown])  # no text yet, nor before
+        for id in before[shown:]:
+            self.push(id)  # what it completes was given out before
 
     def push(self, token: int) -> str:
         """Take one more id; the text that is complete now, which may be empty."""
-        self._window.append(token)
-        text = self._decode(self._window)
-        if not text.endswith(BROKEN):
-            return self._give_out(text, len(self._window))
-        return self._give_up(text) if self.held > _PATIENCE else ""
+        piece = self._piece(token)
+        text = self._utf8.decode(piece)
+        waiting = len(self._utf8.getstate()[0])
+        if not waiting:
+            self.held = 0
+        else:
+            self.held = 1 if waiting <= len(piece) else self.held + 1
+        return text.replace(BROKEN, "")
 
-    def _context(self, ids: Sequence[int]) -> Sequence[int]:
-        """The fewest of the last ids that begin and end with whole characters."""
-        for count in range(1, _PATIENCE):
-            if BROKEN not in self._decode(ids[-count:]):
-                return ids[-count:]
-        return ids[-1:]
-
-    def _give_out(self, text: str, upto: int) -> str:
-        delta = text[len(self._known) :].replace(BROKEN, "")
-        self._window = self._window[self._read :]
-        self._read = upto - self._read
-        self._known = self._decode(self._window[: self._read])
-        return delta
-
-    def _give_up(self, text: str) -> str:
-        """Drop broken bytes that nothing can complete any more: all but the last few, up to a character's border.
-
-        At a border, and only there, the parts decode to the same as the whole.
-        """
-        end = len(self._window) - _LONGEST + 1
-        for border in range(end, end - _LONGEST, -1):
-            head = self._decode(self._window[:border])
-            if head + self._decode(self._window[border:]) == text:
-                return self._give_out(head, border)
-        return ""
+    def _piece(self, token: int) -> bytes:
+        if token in self._hidden:
+            return b""
+        if self._begins:
+            self._begins = False
+            # SentencePiece tokenizers invent a space before every text, which their decoders take away again.
+            text = self._tokenizer.decode([token])
+            if BROKEN not in text:
+                return text.encode()
+        return self._tokenizer.piece(token)

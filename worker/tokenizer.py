@@ -1,9 +1,12 @@
 """A model's own tokenizer, as the engine uses it."""
 
+import functools
 from collections.abc import Sequence
 
 import tokenizers
 import transformers
+
+from worker.detokenizer import BROKEN
 
 _LEAD = "\n"
 
@@ -14,11 +17,16 @@ class FastTokenizer:
     def __init__(self, tokenizer: tokenizers.Tokenizer, bos_id: int | None, eos_ids: frozenset[int]) -> None:
         self.bos_id = bos_id
         self.eos_ids = eos_ids
+        marked = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self.special_ids = frozenset(marked | eos_ids | ({bos_id} - {None}))
         self._tokenizer = tokenizer
         # SentencePiece tokenizers invent a space before every text, which is wrong in the middle of a dialogue.
         # There a text is encoded behind a line break, whose tokens are then dropped.
-        invents_space = any(token.startswith("▁") for token in tokenizer.encode("a", add_special_tokens=False).tokens)
+        example = tokenizer.encode("a", add_special_tokens=False)
+        invents_space = any(token.startswith("▁") for token in example.tokens)
         self._lead: list[int] = tokenizer.encode(_LEAD, add_special_tokens=False).ids if invents_space else []
+        self._context: list[int] = example.ids
+        self._pieces: dict[int, bytes] = {}  # those that were asked for, which takes a decode each
 
     def encode(self, text: str, fresh: bool) -> list[int]:
         """Ids of `text`. fresh: at the start of a session, with the special tokens that the model expects there."""
@@ -31,6 +39,35 @@ class FastTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens kept, spaces untouched; U+FFFD stands for bytes that are no whole character."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def piece(self, id: int) -> bytes:
+        """The bytes that this token stands for in the middle of a text, perhaps a part of a character.
+
+        Byte-level BPE writes a byte as a character of its own alphabet, SentencePiece as `<0xAB>`.
+        """
+        piece = self._pieces.get(id)
+        if piece is None:
+            piece = self._pieces[id] = self._spelled(id)
+        return piece
+
+    def _spelled(self, id: int) -> bytes:
+        text = self.decode([*self._context, id])[len(self.decode(self._context)) :]
+        if BROKEN in text:
+            name = self._tokenizer.id_to_token(id)
+            alphabet = _byte_alphabet()
+            if name.startswith("<0x"):
+                return bytes.fromhex(name[3:5])
+            if alphabet.keys() >= set(name):
+                return bytes(alphabet[character] for character in name)
+        return text.encode()
+
+
+@functools.cache
+def _byte_alphabet() -> dict[str, int]:
+    """Byte-level BPE's characters for bytes: those that print are their own, the others follow U+00FF (GPT-2)."""
+    printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printing]
+    return {chr(byte): byte for byte in printing} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 def load_tokenizer(source: str, revision: str | None, generation: transformers.GenerationConfig) -> FastTokenizer:
