@@ -49,7 +49,7 @@ class Answer:
                 self.logprob += token.logprobs.logprob if token.logprobs else 0.0
 
     def push(self, chosen: Choice) -> Token:
-        """Take the next token. Its text may be empty, and is cut at a stop string: behind it, or before a hidden one."""
+        """Take the next token. Its text may be empty, and ends with a stop string, or before a hidden one."""
         self.logprob += chosen.logprob or 0.0
         return self._take(chosen.id, self._logprobs(chosen))
 

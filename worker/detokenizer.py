@@ -27,13 +27,16 @@ class Detokenizer:
         self._hidden = frozenset[int]() if show_special else tokenizer.special_ids
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         shown = len(before) - held
-        self._begins = all(id in self._hidden for id in before[:shown])  # no text yet, nor before
+        self._begins = not any(self._piece(id) for id in before[:shown])
         for id in before[shown:]:
             self.push(id)  # what it completes was given out before
 
     def push(self, token: int) -> str:
         """Take one more id; the text that is complete now, which may be empty."""
         piece = self._piece(token)
+        if self._begins and piece:
+            self._begins = False
+            piece = self._first(token)
         text = self._utf8.decode(piece)
         waiting = len(self._utf8.getstate()[0])
         if not waiting:
@@ -43,12 +46,9 @@ class Detokenizer:
         return text.replace(BROKEN, "")
 
     def _piece(self, token: int) -> bytes:
-        if token in self._hidden:
-            return b""
-        if self._begins:
-            self._begins = False
-            # SentencePiece tokenizers invent a space before every text, which their decoders take away again.
-            text = self._tokenizer.decode([token])
-            if BROKEN not in text:
-                return text.encode()
-        return self._tokenizer.piece(token)
+        return b"" if token in self._hidden else self._tokenizer.piece(token)
+
+    def _first(self, token: int) -> bytes:
+        """The bytes of a token that begins a text: the space that SentencePiece invents there is none of it."""
+        text = self._tokenizer.decode([token])
+        return self._tokenizer.piece(token) if BROKEN in text else text.encode()

@@ -18,7 +18,7 @@ class FastTokenizer:
         self.bos_id = bos_id
         self.eos_ids = eos_ids
         marked = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-        self.special_ids = frozenset(marked | eos_ids | ({bos_id} - {None}))
+        self.special_ids = eos_ids | marked | (set() if bos_id is None else {bos_id})
         self._tokenizer = tokenizer
         # SentencePiece tokenizers invent a space before every text, which is wrong in the middle of a dialogue.
         # There a text is encoded behind a line break, whose tokens are then dropped.

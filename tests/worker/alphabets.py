@@ -1,4 +1,4 @@
-"""Two small real tokenizers, one of each family, made on the fly, and texts that are hard for them."""
+"""Small real tokenizers, one of each family, made on the fly, and texts that are hard for them."""
 
 import functools
 import json
@@ -23,6 +23,7 @@ TEXTS = (
     "👋🏽 hi 👨‍👩‍👧‍👦 🇺🇳 ✔️ ❤️‍🔥 end",
 )
 _SPECIAL = ["<s>", "</s>"]
+BYTES = range(2, 258)  # sentence_piece()'s ids of single bytes
 _CORPUS = ("the quick brown fox and the lazy dog, hello hello world. ###Human: hi###Assistant: ", "Привет мир ") * 3
 
 
@@ -56,6 +57,18 @@ def sentence_piece() -> FastTokenizer:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
+    return FastTokenizer(tokenizer, 0, frozenset({1}))
+
+
+@functools.cache
+def unigram() -> FastTokenizer:
+    """Words that begin with `▁`, one id for all unknown characters, as T5 and XLM have it. 0 is BOS, 1 is EOS."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    special = [*_SPECIAL, "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=400, special_tokens=special, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator([*_CORPUS, *TEXTS], trainer)
     return FastTokenizer(tokenizer, 0, frozenset({1}))
 
 
