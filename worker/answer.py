@@ -109,7 +109,7 @@ class Answer:
         """End; the session keeps the answer's text up to `end`, and has another text after it."""
         self.ending = JobFinished(reason, self._plan.prompt_tokens, len(self.tokens))
         new_ids = self.ids[self.start - self._plan.prompt_tokens :]
-        if end == self._length and not following:
+        if end == self._length:
             self.commit = SessionCommit(new_ids, self._detokenizer.held)
             return
         count, length = max(border for border in self._borders if border[1] <= end)
