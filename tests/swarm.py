@@ -1,4 +1,4 @@
-"""A real private swarm for tests: two Petals servers on loopback, each with half the blocks of a model.
+"""A real private swarm for tests: Petals servers on loopback, each with half the blocks of a model.
 
 `python -m tests.swarm FOLDER` serves the model in FOLDER until Ctrl-C; where there is none it makes a tiny random one.
 """
@@ -32,7 +32,8 @@ STOP_TIMEOUT_S = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Swarm:
-    """model: folder of weights and tokenizer; peers: multiaddresses to join by; servers: one process group each."""
+    """model: folder of weights and tokenizer; peers: multiaddresses to join by; servers: one process group each, those
+    of the first half before those of the second."""
 
     model: Path
     peers: tuple[str, ...]
@@ -94,20 +95,22 @@ def _members(group: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def running_swarm(model: Path, dht_prefix: str = "tiny") -> Iterator[Swarm]:
-    """Two servers with half of `model` each, ready; on exit no process of theirs is left."""
+def running_swarm(model: Path, dht_prefix: str = "tiny", copies: int = 1) -> Iterator[Swarm]:
+    """`copies` servers for each half of `model`, ready; on exit no process of theirs is left."""
     blocks: int = json.loads((model / "config.json").read_text())["num_hidden_layers"]
+    halves = [(0, blocks // 2)] * copies + [(blocks // 2, blocks)] * copies
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        logs = Path(folder) / "first.log", Path(folder) / "second.log"
-        prefix = ("--dht_prefix", dht_prefix)
-        first = _start(model, 0, blocks // 2, logs[0], "--new_swarm", *prefix)
-        stack.callback(stop_group, first)
-        peer = _wait_for(first, logs[0], r"Running a server on \['([^']+)'")
-        second = _start(model, blocks // 2, blocks, logs[1], "--initial_peers", peer, *prefix)
-        stack.callback(stop_group, second)
-        for server, log in zip((first, second), logs, strict=True):
+        logs = [Path(folder) / f"{number}.log" for number in range(len(halves))]
+        servers: list[subprocess.Popen[bytes]] = []
+        joining = ["--new_swarm"]
+        for log, half in zip(logs, halves, strict=True):
+            servers.append(_start(model, *half, log, *joining, "--dht_prefix", dht_prefix))
+            stack.callback(stop_group, servers[-1])
+            if len(servers) == 1:
+                joining = ["--initial_peers", _wait_for(servers[0], log, r"Running a server on \['([^']+)'")]
+        for server, log in zip(servers, logs, strict=True):
             _wait_for(server, log, "(Started)")
-        yield Swarm(model, (peer,), dht_prefix, (first, second))
+        yield Swarm(model, (joining[1],), dht_prefix, tuple(servers))
 
 
 if __name__ == "__main__":
