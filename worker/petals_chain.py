@@ -135,7 +135,7 @@ class StreamChain:
         for place, stream in enumerate(self._streams, 1):
             metadata = {**step, "next_servers": addresses[place:]} if addresses[place:] else step
             tensor = await self._ask(stream, (tensor, *rest), metadata)
-        output = await self._convert(hidden.numel(), deserialize_torch_tensor, tensor)
+        output: torch.Tensor = await self._convert(hidden.numel(), deserialize_torch_tensor, tensor)
         if output.shape != hidden.shape:
             raise ServerError("the output has another shape than the input")
         return output

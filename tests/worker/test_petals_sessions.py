@@ -18,6 +18,7 @@ import torch
 from worker.petals_compat import RemoteExpertWorker  # before petals, which cannot be imported without it
 
 # isort: split
+from petals.client import inference_session
 from petals.client.routing.sequence_manager import MissingBlocksError
 from transformers import LlamaForCausalLM
 
@@ -132,20 +133,40 @@ async def test_close_waits_for_a_cancelled_step_and_may_be_repeated(backend: Pet
     assert (await answer(backend, ids, 3)) == expected(local, ids, 3)
 
 
+async def _collect() -> int:
+    return gc.collect()
+
+
 async def test_dropped_sessions_collected_on_the_network_loop_freeze_nothing(
     backend: PetalsBackend, local: Any
 ) -> None:
     ids = backend.tokenizer.encode(PROMPTS[0], fresh=True)
-
-    async def collect() -> int:
-        return gc.collect()
-
     for _ in range(20):
         session = backend.open(64)
         await step(session, ids, Draw(GREEDY, ids, len(ids)))
         session._chain.cycle = session._chain  # type: ignore[attr-defined]  # only a collection finds it
         del session
-    await asyncio.to_thread(RemoteExpertWorker.run_coroutine, collect())
+    await asyncio.to_thread(RemoteExpertWorker.run_coroutine, _collect())
+    assert await asyncio.wait_for(answer(backend, ids, 3), 10) == expected(local, ids, 3)
+
+
+async def test_closes_that_fail_are_closes_and_freeze_nothing(
+    backend: PetalsBackend, local: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(self: Any) -> None:
+        raise BrokenPipeError
+
+    ids = backend.tokenizer.encode(PROMPTS[0], fresh=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.StreamReader, "read", broken)
+        patch.setattr(inference_session._ServerInferenceSession, "_aclose_stream", broken)
+        for _ in range(20):
+            session = backend.open(64)
+            await step(session, ids, Draw(GREEDY, ids, len(ids)))
+            await asyncio.wait_for(session.close(), 5)
+            session._chain.cycle = session._chain  # type: ignore[attr-defined]
+            del session
+    await asyncio.to_thread(RemoteExpertWorker.run_coroutine, _collect())
     assert await asyncio.wait_for(answer(backend, ids, 3), 10) == expected(local, ids, 3)
 
 
@@ -201,6 +222,11 @@ async def hasty(swarm: Swarm, request: pytest.FixtureRequest) -> AsyncIterator[P
         yield backend
 
 
+def _last_server(swarm: Swarm) -> subprocess.Popen[bytes]:
+    """The one with the second half of the blocks."""
+    return list(swarm.servers.values())[-1]
+
+
 @contextlib.contextmanager
 def _frozen(server: subprocess.Popen[bytes]) -> Iterator[Callable[[], None]]:
     """The server hangs inside of it, until the function that it gives is called."""
@@ -221,7 +247,7 @@ async def test_a_server_that_hangs_fails_the_step_in_time_and_is_used_again_late
     ids = hasty.tokenizer.encode(PROMPTS[0], fresh=True)
     session = hasty.open(64)
     await step(session, ids, Draw(GREEDY, ids, len(ids)))
-    with _frozen(swarm.servers[1]):
+    with _frozen(_last_server(swarm)):
         with pytest.raises(CorollaError) as caught:
             await asyncio.wait_for(step(session, [5], Draw(GREEDY, [*ids, 5], len(ids))), 15)
         await asyncio.wait_for(session.close(), 20)
@@ -240,7 +266,7 @@ async def test_a_server_that_hangs_fails_the_step_in_time_and_is_used_again_late
 async def test_stop_ends_a_step_that_a_server_keeps_waiting(swarm: Swarm, hasty: PetalsBackend) -> None:
     session = hasty.open(8)
     await step(session, [5], Draw(GREEDY, [5], 1))
-    with _frozen(swarm.servers[1]):
+    with _frozen(_last_server(swarm)):
         stepping = asyncio.create_task(step(session, [6], Draw(GREEDY, [5, 6], 1)))
         await asyncio.sleep(0)
         await hasty.stop()
