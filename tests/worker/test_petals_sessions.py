@@ -43,7 +43,6 @@ pytestmark = [
 async def backend(swarm: Swarm, request: pytest.FixtureRequest) -> AsyncIterator[PetalsBackend]:
     async with loaded(swarm, streams=request.param == "streams") as backend:
         yield backend
-    gc.collect()
 
 
 @pytest.fixture(scope="module")
