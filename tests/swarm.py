@@ -1,4 +1,4 @@
-"""A real private swarm for tests: two Petals servers on loopback, each with half the blocks of a model.
+"""A real private swarm for tests: Petals servers on loopback, each with half the blocks of a model.
 
 `python -m tests.swarm FOLDER` serves the model in FOLDER until Ctrl-C; where there is none it makes a tiny random one.
 """
@@ -32,12 +32,15 @@ STOP_TIMEOUT_S = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Swarm:
-    """model: folder of weights and tokenizer; peers: multiaddresses to join by; servers: one process group each."""
+    """model: folder of weights and tokenizer; peers: multiaddresses to join by.
+
+    servers: by peer id, a process group each; those of the first half before those of the second.
+    """
 
     model: Path
     peers: tuple[str, ...]
     dht_prefix: str
-    servers: tuple[subprocess.Popen[bytes], ...]
+    servers: dict[str, subprocess.Popen[bytes]]
 
 
 def make_model(folder: Path) -> None:
@@ -70,11 +73,11 @@ def _wait_for(server: subprocess.Popen[bytes], log: Path, pattern: str) -> str:
     return match[1]
 
 
-def stop_group(leader: subprocess.Popen[bytes]) -> None:
+def stop_group(leader: subprocess.Popen[bytes], first: signal.Signals = signal.SIGTERM) -> None:
     """End a process group of `start_new_session` and wait until nothing of it is left."""
     deadline = time.monotonic() + STOP_TIMEOUT_S
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader.pid, signal.SIGTERM)
+        os.killpg(leader.pid, first)
         while _members(leader.pid):
             leader.poll()
             if time.monotonic() > deadline:
@@ -94,20 +97,28 @@ def _members(group: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def running_swarm(model: Path, dht_prefix: str = "tiny") -> Iterator[Swarm]:
-    """Two servers with half of `model` each, ready; on exit no process of theirs is left."""
+def running_swarm(model: Path, dht_prefix: str = "tiny", copies: int = 1) -> Iterator[Swarm]:
+    """`copies` servers for each half of `model`, ready; on exit no process of theirs is left."""
     blocks: int = json.loads((model / "config.json").read_text())["num_hidden_layers"]
+    halves = [(0, blocks // 2)] * copies + [(blocks // 2, blocks)] * copies
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        logs = Path(folder) / "first.log", Path(folder) / "second.log"
-        prefix = ("--dht_prefix", dht_prefix)
-        first = _start(model, 0, blocks // 2, logs[0], "--new_swarm", *prefix)
-        stack.callback(stop_group, first)
-        peer = _wait_for(first, logs[0], r"Running a server on \['([^']+)'")
-        second = _start(model, blocks // 2, blocks, logs[1], "--initial_peers", peer, *prefix)
-        stack.callback(stop_group, second)
-        for server, log in zip((first, second), logs, strict=True):
+        logs = [Path(folder) / f"{number}.log" for number in range(len(halves))]
+        servers = []
+        joining = ["--new_swarm"]
+        for log, half in zip(logs, halves, strict=True):
+            servers.append(_start(model, *half, log, *joining, "--dht_prefix", dht_prefix))
+            stack.callback(stop_group, servers[-1])
+            if len(servers) == 1:
+                joining = ["--initial_peers", _address(servers[0], log)]
+        ids = [_address(server, log).rpartition("/")[2] for server, log in zip(servers, logs, strict=True)]
+        for server, log in zip(servers, logs, strict=True):
             _wait_for(server, log, "(Started)")
-        yield Swarm(model, (peer,), dht_prefix, (first, second))
+        yield Swarm(model, (joining[1],), dht_prefix, dict(zip(ids, servers, strict=True)))
+
+
+def _address(server: subprocess.Popen[bytes], log: Path) -> str:
+    """The multiaddress of a server, which ends with its peer id."""
+    return _wait_for(server, log, r"Running a server on \['([^']+)'")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
 """The backend `petals`: blocks on the servers of a swarm; tokenizer, embeddings and head here.
 
-A step is: ids → word embeddings → inference session → final norm → head, for the last position → the next token.
+A step is: ids → word embeddings → servers → final norm → head, for the last position → the next token.
 """
 
 import asyncio
 import contextlib
 import logging
-import threading
-import weakref
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +19,25 @@ import worker.petals_compat as compat  # before petals, which cannot be imported
 # isort: split
 from hivemind.p2p import P2PDaemonError
 from petals import AutoDistributedModelForCausalLM
-from petals.client.inference_session import InferenceSession
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from shared.catalog import Model
 from shared.errors import Code, CorollaError
-from worker.backend import Draw
+from worker.backend import Choice, Draw
 from worker.devices import DtypeName, choose_dtype, choose_threads
-from worker.sampling import choose
+from worker.head import Head
+from worker.petals_chain import Chain, StreamChain, can_stream
+from worker.petals_public import PublicChain
 from worker.tokenizer import FastTokenizer, load_tokenizer
 
-RETRY_DELAYS_S = (0.0, 1.0)  # before the second and the third attempt of a step
-LOOKUP_ATTEMPTS = 1  # Petals' own attempts at everything; its default is to go on for ever
-PIECE = 512  # positions of a prompt that are fed at once, so that a cancelled one stops soon
+ATTEMPTS = 1  # Petals' own at everything, whose default is to go on for ever; whoever uses a session tries again
 DHT_STOP_TIMEOUT_S = 10.0
 
 _NO_ROOM = ("attention cache", "could not allocate", "cannot allocate", "allocationfailed")
 
 _log = structlog.get_logger()
+
+Embed = Callable[[Sequence[Sequence[int]]], torch.Tensor]
 
 
 class ModelError(Exception):
@@ -46,113 +45,62 @@ class ModelError(Exception):
 
 
 class PetalsSession:
-    """An attention cache on the servers. Threads of the pool use it, one at a time."""
+    """An attention cache on the servers, and the model's own part here."""
 
-    def __init__(self, model: Any, head_lock: threading.Lock, pool: ThreadPoolExecutor, max_length: int) -> None:
-        self._model = model
-        self._head_lock = head_lock
-        self._pool = pool
+    def __init__(self, embed: Embed, chain: Chain, head: Head, max_length: int) -> None:
+        self._embed = embed
+        self._chain = chain
+        self._head = head
         self._max_length = max_length
-        self._fed: list[int] = []
-        self._in_use = threading.Lock()
-        self._ending = threading.Event()
-        self._closed: Future[None] | None = None
-        self._cache = self._new_cache()
 
-    async def step(self, ids: Sequence[int], draw: Draw) -> int:
-        """Feed `ids` and choose the next token; see BackendSession.
-
-        A cancelled step goes on in its thread until the servers answer; close() waits for it there.
-        """
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._step, tuple(ids), draw)
+    async def step(
+        self, ids: Sequence[Sequence[int]], draws: Sequence[Draw], parents: Sequence[int] | None = None
+    ) -> list[Choice]:
+        """Feed `ids` and choose the next tokens; see BackendSession."""
+        try:
+            hidden = await self._chain.step(self._embed(ids), parents)
+            return await self._head.choose(hidden[:, -1], draws) if draws else []
+        except Exception as error:  # what a server, the network or the library raises has no common root
+            _log.warning("swarm_step_failed", error=type(error).__name__, positions=len(ids[0]))
+            raise _translate(error, self._max_length) from error
 
     async def close(self) -> None:
         """Free the cache, on the servers too; see BackendSession."""
-        self._ending.set()
-        if self._closed is None:
-            try:
-                self._closed = self._pool.submit(self._close)
-            except RuntimeError:
-                return  # the backend was stopped, which ended the connections too
-        await asyncio.shield(asyncio.wrap_future(self._closed))
-
-    def abandon(self) -> None:
-        """Let a step under way make no further attempt."""
-        self._ending.set()
-
-    def _step(self, ids: tuple[int, ...], draw: Draw) -> int:
-        with self._in_use, torch.inference_mode():
-            hidden = self._advance(ids)
-            with self._head_lock:
-                logits = self._model.lm_head(self._model.transformer.ln_f(hidden))
-            return choose(logits, [draw])[0]
-
-    def _advance(self, ids: tuple[int, ...]) -> torch.Tensor:
-        """Feed `ids`, over other servers where some fail; the hidden state of the last one, [1, hidden size].
-
-        Petals 2.2 cannot move a session that has a history ("Broken input cache"). So a new one is fed everything.
-        """
-        feed = ids
-        for delay_s in (*RETRY_DELAYS_S, None):
-            try:
-                hidden = self._feed(feed)
-                self._fed.extend(ids)
-                return hidden
-            except Exception as error:  # what a server, the network or the library raises has no common root
-                _log.warning("swarm_step_failed", error=type(error).__name__, fed=len(self._fed), feed=len(feed))
-                if delay_s is None or self._ending.wait(delay_s):
-                    raise _translate(error, self._max_length) from error
-            self._pool.submit(_close_cache, self._cache)  # a server that hangs makes this take its time
-            self._cache = self._new_cache()
-            feed = (*self._fed, *ids)
-        raise AssertionError("the last attempt returns or raises")
-
-    def _feed(self, ids: tuple[int, ...]) -> torch.Tensor:
-        transformer = self._model.transformer
-        for start in range(0, len(ids), PIECE):
-            if self._ending.is_set():
-                raise InterruptedError
-            piece = torch.tensor([ids[start : start + PIECE]], device=transformer.word_embeddings.weight.device)
-            embedded = transformer.word_embeddings_layernorm(transformer.word_embeddings(piece))
-            hidden: torch.Tensor = self._cache.step(embedded)[:, -1]
-        if not torch.isfinite(hidden).all():
-            raise FloatingPointError
-        return hidden
-
-    def _new_cache(self) -> Any:
-        return InferenceSession(self._model.transformer.h.sequence_manager, self._max_length)
-
-    def _close(self) -> None:
-        with self._in_use:
-            _close_cache(self._cache)
+        await self._chain.close()
 
 
 class PetalsBackend:
     """One model of a swarm. Made by `load`."""
 
-    def __init__(self, model: Any, tokenizer: FastTokenizer, slots: int) -> None:
+    def __init__(self, model: Any, tokenizer: FastTokenizer, head: Head, slots: int) -> None:
         self.tokenizer = tokenizer
-        self._model = model
-        self._sessions: weakref.WeakSet[PetalsSession] = weakref.WeakSet()
-        self._head_lock = threading.Lock()  # one product at a time: each uses all the threads it may
-        # A session may have a step under way, and a close that waits for a cancelled step or for a server that hangs.
+        self._transformer = model.transformer
+        self._manager = model.transformer.h.sequence_manager
+        self._head = head
+        # For what waits for the network: a session may be at it twice, with a step and the close of a step given up.
         self._pool = ThreadPoolExecutor(2 * slots, thread_name_prefix="petals")
+        self._new_chain: type[StreamChain | PublicChain] = StreamChain if can_stream(self._manager) else PublicChain
 
-    def open(self, max_length: int) -> PetalsSession:
+    def open(self, max_length: int, rows: int = 1) -> PetalsSession:
         """A session with room for `max_length` ids; contacts no server before its first step."""
-        session = PetalsSession(self._model, self._head_lock, self._pool, max_length)
-        self._sessions.add(session)
-        return session
+        chain = self._new_chain(self._manager, self._pool, max_length)
+        return PetalsSession(self._embed, chain, self._head, max_length)
 
     async def stop(self) -> None:
         """End the processes and connections that belong to the model. A step under way fails within its time-out."""
-        for session in self._sessions:
-            session.abandon()
+        self._head.close()
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
-        _leave(self._model.transformer.h.sequence_manager)
+        _leave(self._manager)
+
+    @torch.inference_mode()
+    def _embed(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Hidden states [rows, positions, size] before the first block, on the CPU: from there they are sent."""
+        transformer = self._transformer
+        hidden: torch.Tensor = transformer.word_embeddings_layernorm(transformer.word_embeddings(torch.tensor(ids)))
+        return hidden
 
 
 def load(
@@ -183,12 +131,19 @@ def load(
         raise _model_error(model, error) from error
     try:
         tokenizer = load_tokenizer(source, model.revision, network.generation_config)
-        network.to(device).eval()
+        head = _take_head(network, device)
     except (OSError, ValueError, RuntimeError) as error:
         _leave(network.transformer.h.sequence_manager)
         raise _model_error(model, error) from error
-    torch.set_num_threads(choose_threads(network.lm_head.weight.numel()))
-    return PetalsBackend(network, tokenizer, slots)
+    torch.set_num_threads(choose_threads(head.weights))
+    return PetalsBackend(network.eval(), tokenizer, head, slots)
+
+
+def _take_head(network: Any, device: str) -> Head:
+    """Norm and head, on the device. The embeddings stay on the CPU, from where hidden states are sent."""
+    weight = network.lm_head.weight.to(device)
+    del network.lm_head  # its weights are on the device only, but where they are the embeddings as well
+    return Head(network.transformer.ln_f.to(device), weight)
 
 
 def _local_source(model: Model, folder: Path) -> str:
@@ -208,7 +163,7 @@ def _options(model: Model, peers: tuple[str, ...]) -> dict[str, Any]:
         "active_adapter": model.adapter,
         "use_safetensors": True,
         "trust_remote_code": False,
-        "max_retries": LOOKUP_ATTEMPTS,
+        "max_retries": ATTEMPTS,
         "show_route": False,
     }
     if peers:
@@ -233,13 +188,6 @@ def _leave(manager: Any) -> None:
         )
     manager.dht.shutdown_timeout = DHT_STOP_TIMEOUT_S
     manager.dht.shutdown()
-
-
-def _close_cache(cache: Any) -> None:
-    try:
-        cache.close()
-    except Exception as error:  # as in _advance; it counts as closed all the same
-        _log.warning("session_close_failed", error=type(error).__name__)
 
 
 def _translate(error: Exception, max_length: int) -> CorollaError:

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 
 from shared.sampling import SamplingParams
-from worker.backend import Draw
+from worker.backend import Choice, Draw
 
 
-def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
+def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice]:
     """The next token of every row of `logits` [rows, vocabulary]; a row's choice does not depend on the others."""
-    return [_choose_one(row, draw) for row, draw in zip(logits.float(), draws, strict=True)]
+    return [Choice(_choose_one(row, draw)) for row, draw in zip(logits.float(), draws, strict=True)]
 
 
 def _choose_one(row: torch.Tensor, draw: Draw) -> int:
     if draw.sampling.repetition_penalty != 1.0:
-        row = penalize(row, draw.history, draw.sampling.repetition_penalty)
+        row = penalize(row, draw.ids, draw.sampling.repetition_penalty)
     if not draw.sampling.do_sample:
         return int(row.argmax())
     return pick(warp(row, draw.sampling), uniform(draw.sampling.seed, draw.position))
