@@ -8,10 +8,11 @@ import hashlib
 import struct
 from collections.abc import Sequence
 
-from worker.backend import Draw
+from worker.backend import Choice, Draw
 
 _WORDS = 256  # ids below are single bytes; those from here are words
 _BOS = _WORDS + 2**16
+_SEEDS = 2**64
 
 
 def token(seed: int, position: int) -> int:
@@ -34,6 +35,7 @@ class OracleTokenizer:
 
     bos_id: int | None = _BOS
     eos_ids: frozenset[int] = frozenset()
+    special_ids: frozenset[int] = frozenset({_BOS})
 
     def encode(self, text: str, fresh: bool) -> list[int]:
         """The bytes of `text`; a fresh session needs nothing before it."""
@@ -41,43 +43,58 @@ class OracleTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`; U+FFFD stands for bytes that are no whole character."""
-        return b"".join(_spelled(id) for id in ids).decode(errors="replace")
+        return b"".join(self.piece(id) for id in ids).decode(errors="replace")
 
-
-def _spelled(id: int) -> bytes:
-    if id < _WORDS:
-        return bytes([id])
-    return b"<s>" if id == _BOS else _word(id).encode()
+    def piece(self, id: int) -> bytes:
+        """The bytes of this id."""
+        if id < _WORDS:
+            return bytes([id])
+        return b"<s>" if id == _BOS else _word(id).encode()
 
 
 class OracleSession:
-    """Counts the ids that it is fed, and refuses more than there is room for."""
+    """Counts the ids that each row is fed, and refuses more than there is room for."""
 
     def __init__(self, max_length: int, step_s: float) -> None:
         self._room = max_length
         self._step_s = step_s
 
-    async def step(self, ids: Sequence[int], draw: Draw) -> int:
-        """The token of (seed, position), after the time of a step."""
-        self._room -= len(ids)
+    async def step(
+        self, ids: Sequence[Sequence[int]], draws: Sequence[Draw], parents: Sequence[int] | None = None
+    ) -> list[Choice]:
+        """The token of (seed, position) for every row, after the time of a step; see BackendSession."""
+        self._room -= len(ids[0])
         if self._room < 0:
             raise ValueError("fed more ids than the session has room for")
         await asyncio.sleep(self._step_s)
-        return token(draw.sampling.seed, draw.position)
+        return [_choose(draw) for draw in draws]
 
     async def close(self) -> None:
         """There is nothing to free."""
 
 
+def _choose(draw: Draw) -> Choice:
+    """Row r draws as row 0 of the seed r higher does. It is sure of its token (logprob 0); the ranks below hold those
+    of the seeds above, each less likely than the one before."""
+    seed = draw.sampling.seed + draw.row
+    if draw.ranked:
+        ranked = tuple((token((seed + rank) % _SEEDS, draw.position), -float(rank)) for rank in range(draw.ranked))
+        return Choice(ranked[0][0], ranked=ranked)
+    id = token(seed % _SEEDS, draw.position)
+    if draw.sampling.logprobs is None:
+        return Choice(id)
+    return Choice(id, 0.0, ((id, 0.0),) if draw.sampling.logprobs else ())
+
+
 class OracleBackend:
-    """A model that needs no weights. step_ms: how long it takes over a token."""
+    """A model that needs no weights. step_ms: how long it takes over a step, be it a token or a piece of a prompt."""
 
     def __init__(self, step_ms: float) -> None:
         self.tokenizer = OracleTokenizer()
         self._step_s = step_ms / 1000
 
-    def open(self, max_length: int) -> OracleSession:
-        """A session with room for `max_length` ids."""
+    def open(self, max_length: int, rows: int = 1) -> OracleSession:
+        """A session with room for `max_length` ids in each row."""
         return OracleSession(max_length, self._step_s)
 
     async def stop(self) -> None:

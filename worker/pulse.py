@@ -9,7 +9,8 @@ import structlog
 from shared.broker import Heart
 from shared.errors import BrokerUnavailable
 from shared.records import Beat
-from worker.engine import Engine, Lease
+from worker.engine import Engine
+from worker.run import Lease
 
 _log = structlog.get_logger()
 

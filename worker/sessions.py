@@ -6,32 +6,62 @@ is fed everything.
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 
-from shared.sampling import SamplingParams
-from worker.backend import Backend, BackendSession, Draw
+from worker.backend import MAX_POSITIONS, Backend, BackendSession, Choice, Draw
 
 
-@dataclasses.dataclass(eq=False)
 class Cache:
-    """A backend's session, and the ids that it was fed. Used by one job at a time.
+    """A backend's session, and what it was fed. Used by one job at a time.
 
     name: of the client's session, whose next job may use it too; None where there is none, or no more.
+    length: how many ids each of its rows was fed.
     """
 
-    session: BackendSession
-    name: str | None
-    fed: list[int] = dataclasses.field(default_factory=list)
-    used_at: float = 0.0
+    def __init__(self, backend: Backend, max_length: int, rows: int, name: str | None) -> None:
+        self.name = name
+        self.used_at = 0.0
+        self._backend = backend
+        self._max_length = max_length
+        self._rows = rows
+        self._most = max(MAX_POSITIONS // rows, 1)  # positions that one step feeds
+        self._ids: Sequence[Sequence[int]] = [[]] * rows
+        self._open()
 
-    async def next(self, ids: Sequence[int], sampling: SamplingParams, position: int) -> int:
-        """Feed what is new in `ids` and choose the token that follows them. Raises what the session raises."""
-        new = ids[len(self.fed) :]
-        chosen = await self.session.step(new, Draw(sampling, ids, position))
-        self.fed.extend(new)
+    def _open(self) -> None:
+        self.session: BackendSession = self._backend.open(self._max_length, self._rows)
+        self.length = 0
+        self._chose = False  # whether all rows are where their last tokens were chosen
+
+    @property
+    def fed(self) -> Sequence[int]:
+        """What the first row was fed."""
+        return self._ids[0][: self.length]
+
+    async def feed(
+        self, ids: Sequence[Sequence[int]], draws: Sequence[Draw], parents: Sequence[int] | None = None
+    ) -> list[Choice]:
+        """Feed the next piece of what is new in `ids` [rows][positions]. Once nothing is left of it, the tokens that
+        follow in the rows; none before.
+
+        ids: everything, what was fed before included; kept, not copied, so that they may only grow. parents: the row
+        that each row goes on from, where that is not its own. Raises what the session raises.
+        """
+        start, end = self.length, len(ids[0])
+        whole = end - start <= self._most
+        if not whole:
+            end = start + self._most
+        piece = [row[start:end] for row in ids]
+        chosen = await self.session.step(piece, draws if whole else (), parents if self._chose else None)
+        self._ids, self.length, self._chose = ids, end, whole
         return chosen
+
+    def renew(self) -> BackendSession:
+        """Go on in a new session, which must be fed everything; the old one, to be closed."""
+        old = self.session
+        self._open()
+        return old
 
 
 class Sessions:
@@ -45,13 +75,17 @@ class Sessions:
         self._closing: set[asyncio.Task[None]] = set()
 
     @contextlib.contextmanager
-    def borrow(self, name: str | None, backend: Backend, ids: Sequence[int], positions: int) -> Iterator[Cache]:
-        """A cache for one job that is to go on after `ids`: this session's own where that fits, else a new one.
+    def borrow(
+        self, name: str | None, backend: Backend, ids: Sequence[Sequence[int]], positions: int
+    ) -> Iterator[Cache]:
+        """A cache for one job that is to go on after `ids` [rows][..], with room for so many positions in each row.
+
+        It is this session's own where that fits, which has one row; else a new one.
 
         Afterwards it is kept for the session; after an error, or where there is no session (None), it is closed.
         """
-        cache = self._take(name, ids) if name else None
-        cache = cache or Cache(backend.open(positions), name)
+        cache = self._take(name, ids[0]) if name else None
+        cache = cache or Cache(backend, positions, len(ids), name)
         self._lent.add(cache)
         try:
             yield cache
@@ -62,11 +96,15 @@ class Sessions:
             self._lent.remove(cache)
             self._put(cache)
 
+    def renew(self, cache: Cache) -> None:
+        """Give up what failed: the cache starts again with nothing fed."""
+        self._close(cache.renew())
+
     def drop(self, name: str) -> None:
         """The session was closed: free its cache, at once or when its job is done with it."""
         cache = self._idle.pop(name, None)
         if cache:
-            self._close(cache)
+            self._close(cache.session)
         for lent in self._lent:
             if lent.name == name:
                 lent.name = None
@@ -86,24 +124,24 @@ class Sessions:
     def _take(self, name: str, ids: Sequence[int]) -> Cache | None:
         cache = self._idle.pop(name, None)
         # At least one id must be left to feed: only a step gives a token.
-        if cache is None or (len(cache.fed) < len(ids) and list(ids[: len(cache.fed)]) == cache.fed):
+        if cache is None or (cache.length < len(ids) and ids[: cache.length] == cache.fed):
             return cache
-        self._close(cache)
+        self._close(cache.session)
         return None
 
     def _put(self, cache: Cache) -> None:
         if cache.name is None:
-            self._close(cache)
+            self._close(cache.session)
             return
         older = self._idle.pop(cache.name, None)
         if older:
-            self._close(older)
+            self._close(older.session)
         cache.used_at = time.monotonic()
         self._idle[cache.name] = cache
         while len(self._idle) > self._kept:
             self.drop(next(iter(self._idle)))
 
-    def _close(self, cache: Cache) -> None:
-        task = asyncio.create_task(cache.session.close())
+    def _close(self, session: BackendSession) -> None:
+        task = asyncio.create_task(session.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -1,0 +1,141 @@
+"""One job on its way through the model: steps, their time limits, and new attempts where the swarm failed."""
+
+import asyncio
+import time
+
+import structlog
+
+from shared.errors import Code, CorollaError
+from shared.messages import Ending, JobFailed
+from shared.records import Claim, SessionCommit
+from worker.backend import Choice
+from worker.choices import Answers, begin
+from worker.models import Served
+from worker.outbox import Outbox
+from worker.sessions import Cache, Sessions
+from worker.watchdog import Watchdog
+
+Lease = tuple[str, str]
+
+RETRY_DELAYS_S = (0.0, 1.0)  # before the second and the third attempt in a row at a token
+LATE = "The answer was not finished in time, please try again later"
+
+_RETRIED = frozenset({Code.SWARM, Code.CACHE_FULL})
+
+_log = structlog.get_logger()
+
+
+class LeftToOthersError(Exception):
+    """The job is no longer this worker's."""
+
+
+class Run:
+    """One job being decoded.
+
+    stepping_since: when the step under way began, on the monotonic clock; None between steps. ended: its ending was
+    decided.
+    """
+
+    def __init__(self, claim: Claim, outbox: Outbox, watchdog: Watchdog) -> None:
+        self.claim = claim
+        self.outbox = outbox
+        self.stepping_since: float | None = None
+        self.ended = False
+        self._watchdog = watchdog
+        self._model = claim.request.model
+        self._started_at = time.monotonic()
+        self._deadline = self._started_at + claim.remaining_ms / 1000
+        self._failures = 0  # of the swarm since the last token
+
+    @property
+    def lease(self) -> Lease:
+        return self.claim.job, self.claim.epoch
+
+    def is_alive(self) -> bool:
+        """Whether its lease is worth keeping: it has not been lost, and its step is not overdue. Any thread may ask."""
+        began = self.stepping_since
+        overdue = began is not None and time.monotonic() - began > self._watchdog.step_timeout_s
+        return not self.outbox.lost and not overdue
+
+    @property
+    def stopped(self) -> bool:
+        """Whether what the step under way gives is unwanted, and any further one."""
+        return self.outbox.cancelled or self.outbox.lost
+
+    async def decode(self, served: Served, sessions: Sessions) -> None:
+        """Decode it up to its ending, which is the outbox's then.
+
+        Raises LeftToOthersError, and CorollaError where the model cannot do it, or not in time.
+        """
+        # In a thread, because a long prompt takes long.
+        answers = await asyncio.to_thread(begin, self.claim, served)
+        if not answers.ending and not self.stopped:
+            session = self.claim.session
+            positions = session.max_length if session else answers.positions
+            with sessions.borrow(session.id if session else None, served.backend, answers.ids, positions) as cache:
+                await self._generate(answers, cache, sessions)
+        if self.outbox.cancelled and not answers.ending:
+            answers.cancel()
+        if answers.ending:
+            self.finish(answers.ending, answers.commit)
+
+    def finish(self, ending: Ending, commit: SessionCommit | None) -> None:
+        """End the job: this goes to the client."""
+        self.ended = True
+        self.outbox.finish(ending, commit)
+        why = ending.code if isinstance(ending, JobFailed) else ending.reason
+        _log.info("job_ended", job=self.claim.job, why=why, seconds=round(time.monotonic() - self._started_at, 3))
+
+    async def _generate(self, answers: Answers, cache: Cache, sessions: Sessions) -> None:
+        """Decode up to the answers' end. Nothing is awaited between the tokens of one step, nor, by the caller, between
+        the last ones and the ending, and so they travel together."""
+        while not answers.ending and not self.stopped:
+            await self.outbox.has_room()
+            try:
+                chosen = await self._step(answers, cache)
+            except CorollaError as error:
+                await self._recover(error, cache, sessions)
+                continue
+            if chosen and not self.stopped:
+                self._failures = 0
+                for token in answers.push(chosen):
+                    self.outbox.push(token)
+        if self.outbox.lost:
+            raise LeftToOthersError  # the session goes on elsewhere, so that its cache is of no use here
+
+    async def _step(self, answers: Answers, cache: Cache) -> list[Choice]:
+        """Feed one piece; each has the time of a step to itself."""
+        timeout_s = self._watchdog.step_timeout_s
+        now = time.monotonic()
+        self.stepping_since = now
+        left_s = self._deadline - now
+        try:
+            async with asyncio.timeout(min(left_s, timeout_s)):
+                chosen = await cache.feed(answers.ids, answers.draws, answers.parents)
+        except TimeoutError:
+            if left_s <= timeout_s:  # not the clock again: a timer may be a millisecond early
+                raise CorollaError(Code.DEADLINE, LATE) from None
+            # Without a beat its lease expires, and the broker counts that: a job that does this everywhere is given up.
+            _log.error("step_overdue", job=self.claim.job, model=self._model, step_timeout_s=timeout_s)
+            self._watchdog.overdue(self._model, now)
+            raise LeftToOthersError from None
+        finally:
+            self.stepping_since = None
+        self._watchdog.returned(self._model)
+        return chosen
+
+    async def _recover(self, error: CorollaError, cache: Cache, sessions: Sessions) -> None:
+        """Start again with nothing fed, over other servers. Raises the error where it is not the swarm's, where it was
+        the last attempt, and where there is no time for another one."""
+        if error.code not in _RETRIED:
+            raise error
+        fields = {"code": error.code, "fed": cache.length, "attempt": self._failures + 1}
+        _log.warning("step_failed", job=self.claim.job, model=self._model, **fields)
+        if self._failures == len(RETRY_DELAYS_S):
+            raise error
+        delay_s = RETRY_DELAYS_S[self._failures]
+        if time.monotonic() + delay_s >= self._deadline:
+            raise error
+        self._failures += 1
+        sessions.renew(cache)
+        await asyncio.sleep(delay_s)
