@@ -9,6 +9,7 @@ from shared.sampling import SamplingParams
 from tests.waiting import until_async
 from tests.worker.alphabets import byte_level
 from tests.worker.scripted import ScriptedBackend, ScriptedSession
+from worker.backend import Draw
 from worker.sessions import Sessions
 
 pytestmark = pytest.mark.anyio
@@ -22,8 +23,8 @@ def backend(anyio_backend: str) -> ScriptedBackend:
 
 async def use(sessions: Sessions, name: str | None, backend: ScriptedBackend, ids: Sequence[int]) -> ScriptedSession:
     """One step of a job on this session; what it ran on."""
-    with sessions.borrow(name, backend, ids, ROOM) as cache:
-        await cache.next(ids, SamplingParams(), 0)
+    with sessions.borrow(name, backend, [ids], ROOM) as cache:
+        await cache.feed([ids], [Draw(SamplingParams(), ids, len(ids))])
         assert isinstance(cache.session, ScriptedSession)
         return cache.session
 
@@ -74,7 +75,7 @@ async def test_a_cancelled_step_frees_the_cache(backend: ScriptedBackend) -> Non
 async def test_a_cache_in_use_is_nobody_else_s(backend: ScriptedBackend) -> None:
     # given a job that lost its lease and still steps, and the same job again
     sessions = Sessions(kept=2, idle_s=60)
-    with sessions.borrow("s", backend, [1], ROOM) as old:
+    with sessions.borrow("s", backend, [[1]], ROOM) as old:
         new = await use(sessions, "s", backend, [1])
         assert old.session is not new
     # then of the two caches the one that came back last is kept
@@ -117,7 +118,7 @@ async def test_a_closed_session_is_freed(backend: ScriptedBackend) -> None:
 
 async def test_a_session_closed_while_its_job_runs_is_freed_after_it(backend: ScriptedBackend) -> None:
     sessions = Sessions(kept=2, idle_s=60)
-    with sessions.borrow("s", backend, [1], ROOM):
+    with sessions.borrow("s", backend, [[1]], ROOM):
         sessions.drop("s")
         assert not backend.sessions[0].closed
     await until_async(lambda: backend.sessions[0].closed)
