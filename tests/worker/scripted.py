@@ -41,6 +41,7 @@ class ScriptedSession:
         assert not self.closed
         assert len({len(row) for row in ids}) == 1
         assert 1 <= len(ids[0]) <= MAX_POSITIONS // len(self.rows)
+        assert self.rows[0] or not parents
         before = [self.rows[parent] for parent in parents or range(len(self.rows))]
         self.rows = [[*row, *new] for row, new in zip(before, ids, strict=True)]
         assert len(self.rows[0]) <= self.max_length
@@ -75,9 +76,12 @@ class ScriptedBackend:
         self.stopped = False
 
     def choose(self, draw: Draw) -> Choice:
-        """What its row's script has here; past the end of it, what must not be heeded."""
+        """What its row's script has here; past the end of it, what must not be heeded. Ranked, it is the best."""
         script = self.scripts.get(draw.row, self.script)
         id = script[draw.position] if draw.position < len(script) else 0
+        if draw.ranked:
+            others = [each for each in range(2, draw.ranked + 2) if each != id][: draw.ranked - 1]
+            return Choice(id, ranked=((id, 0.0), *((each, -1.0 - each) for each in others)))
         return Choice(id, self.logprobs.get(draw.row) if draw.sampling.logprobs is not None else None)
 
     def open(self, max_length: int, rows: int = 1) -> ScriptedSession:
