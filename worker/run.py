@@ -129,8 +129,8 @@ class Run:
         the last attempt, and where there is no time for another one."""
         if error.code not in _RETRIED:
             raise error
-        fields = {"code": error.code, "fed": cache.length, "attempt": self._failures + 1}
-        _log.warning("step_failed", job=self.claim.job, model=self._model, **fields)
+        fields = {"code": error.code, "cause": type(error.__cause__ or error).__name__, "fed": cache.length}
+        _log.warning("step_failed", job=self.claim.job, model=self._model, attempt=self._failures + 1, **fields)
         if self._failures == len(RETRY_DELAYS_S):
             raise error
         delay_s = RETRY_DELAYS_S[self._failures]
