@@ -91,12 +91,13 @@ async def desk(
     slots: int = 2,
     step_timeout_s: float = 10,
     kept: int = 8,
+    capacity: int = CAPACITY,
     timing: Timing | None = None,
 ) -> AsyncIterator[Desk]:
     """A desk whose engine reaches the broker by `url`; ends what still runs."""
     async with Broker(valkey.url, timing) as broker, Broker(url or valkey.url, timing) as engines:
         courier, sessions = Courier(engines), Sessions(kept, idle_s=60)
-        models: Mapping[str, Served] = {MODEL: Served(backend, CAPACITY)}
+        models: Mapping[str, Served] = {MODEL: Served(backend, capacity)}
         engine = Engine(models, sessions, courier, slots, step_timeout_s)
         carrying = asyncio.create_task(courier.run())
         try:
