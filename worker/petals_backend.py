@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import structlog
 import torch
 
 import worker.petals_compat as compat  # before petals, which cannot be imported without it
@@ -34,8 +33,6 @@ ATTEMPTS = 1  # Petals' own at everything, whose default is to go on for ever; w
 DHT_STOP_TIMEOUT_S = 10.0
 
 _NO_ROOM = ("attention cache", "could not allocate", "cannot allocate", "allocationfailed")
-
-_log = structlog.get_logger()
 
 Embed = Callable[[Sequence[Sequence[int]]], torch.Tensor]
 
@@ -61,7 +58,6 @@ class PetalsSession:
             hidden = await self._chain.step(self._embed(ids), parents)
             return await self._head.choose(hidden[:, -1], draws) if draws else []
         except Exception as error:  # what a server, the network or the library raises has no common root
-            _log.warning("swarm_step_failed", error=type(error).__name__, positions=len(ids[0]))
             raise _translate(error, self._max_length) from error
 
     async def close(self) -> None:
