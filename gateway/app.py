@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from gateway.errors import http_failure
 from gateway.gateway import Gateway, build
 from gateway.middleware import Cors, Requests
+from gateway.openai_http import OpenAi
 from gateway.pages import WEB, Pages
 from gateway.petals_http import PetalsHttp
 from gateway.petals_socket import PetalsSocket
@@ -52,7 +53,7 @@ def create_app(settings: Settings, catalog: Catalog, timing: Timing | None = Non
 
 
 def _routes(gateway: Gateway) -> list[BaseRoute]:
-    petals, status = PetalsHttp(gateway), Status(gateway)
+    petals, openai, status = PetalsHttp(gateway), OpenAi(gateway), Status(gateway)
     return [
         Route("/", Pages(gateway.catalog).index),
         Mount("/web", StaticFiles(directory=WEB)),
@@ -63,6 +64,10 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/api/v1/generate", petals.generate, methods=["POST"]),
         Route("/api/v1/open_inference_session", petals.open_session, methods=["GET", "POST"]),
         Route("/api/v1/close_inference_session", petals.close_session, methods=["GET", "POST"]),
+        Route("/v1/models", openai.models),
+        Route("/v1/models/{name:path}", openai.model),
+        Route("/v1/completions", openai.completions, methods=["POST"]),
+        Route("/v1/chat/completions", openai.chat, methods=["POST"]),
         WebSocketRoute("/api/v2/generate", PetalsSocket(gateway).serve),
     ]
 

@@ -22,6 +22,13 @@ class FinishReason(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """What somebody said in a dialogue. role: system, user or assistant."""
+
+    role: str
+    content: str
+
+
 class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One generate call, as the worker needs it.
 
@@ -39,6 +46,9 @@ class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
         logarithm of probability are given; 0 makes as many as it gives. Where it makes more, or searches with beams,
         tokens come all at once at the end, choice by choice.
     beams: search with beams instead of drawing; None draws.
+    messages: a dialogue, of which the model's chat template makes the prompt; then prompt is None.
+    shrink: max_new_tokens is a wish: where less fits, the answer gets that much.
+    echo: the answer is the prompt itself: its tokens with their text; nothing is generated.
     """
 
     model: str
@@ -54,6 +64,9 @@ class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     choices: int = 1
     candidates: int = 0
     beams: BeamParams | None = None
+    messages: tuple[Message, ...] = ()
+    shrink: bool = False
+    echo: bool = False
 
 
 class Logprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -91,10 +104,14 @@ class JobFinished(msgspec.Struct, frozen=True, tag="finished"):
 
 
 class JobFailed(msgspec.Struct, frozen=True, tag="failed"):
-    """The answer broke off. `message` is one line that may be shown to the client."""
+    """The answer broke off. `message` is one line that may be shown to the client.
+
+    lengths: of an answer that is too long: tokens of the prompt, of the answer, and how many may be used.
+    """
 
     code: Code
     message: str
+    lengths: tuple[int, int, int] | None = None
 
 
 Ending = JobFinished | JobFailed
