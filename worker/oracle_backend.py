@@ -6,7 +6,8 @@ So every stream can be checked to the byte, whoever made it; load and faults are
 import asyncio
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from worker.backend import Choice, Draw
 
@@ -33,12 +34,19 @@ def _word(id: int) -> str:
 class OracleTokenizer:
     """A text is its UTF-8 bytes; ids above are words of four hexadecimal digits and a space, and BOS."""
 
+    size = _BOS + 1
+    chat_template: str | None = None
+    marks: Mapping[str, object] = MappingProxyType({"bos_token": "<s>"})
     bos_id: int | None = _BOS
     eos_ids: frozenset[int] = frozenset()
     special_ids: frozenset[int] = frozenset({_BOS})
 
     def encode(self, text: str, fresh: bool) -> list[int]:
         """The bytes of `text`; a fresh session needs nothing before it."""
+        return list(text.encode())
+
+    def encode_marked(self, text: str) -> list[int]:
+        """The bytes of `text`."""
         return list(text.encode())
 
     def decode(self, ids: Sequence[int]) -> str:
