@@ -58,6 +58,8 @@ class PetalsSession:
         try:
             hidden = await self._chain.step(self._embed(ids), parents)
             return await self._head.choose(hidden[:, -1], draws) if draws else []
+        except CorollaError:
+            raise
         except Exception as error:  # what a server, the network or the library raises has no common root
             raise _translate(error, self._max_length) from error
 
