@@ -1,6 +1,7 @@
 """Temperature and limits, to the bit as transformers has them."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,8 @@ def test_temperature_top_k_and_top_p_equal_those_of_transformers(
 @pytest.mark.parametrize("field", ["min_p", "typical_p"])
 @pytest.mark.parametrize("value", [0.001, 0.1, 0.5, 0.9, 0.999])
 def test_min_p_and_typical_p_equal_those_of_transformers(field: str, value: float, coarse: bool) -> None:
-    sampling = SamplingParams(**{field: value})
+    params: dict[str, Any] = {field: value}
+    sampling = SamplingParams(**params)
     rows = logits(8, rows=5, coarse=coarse)
     assert torch.equal(warp(rows, [sampling] * 5), warped(rows, sampling))
 
