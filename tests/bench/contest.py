@@ -16,11 +16,16 @@ Sides = Mapping[str, Side]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One side's answers to all users. others_percent: CPU time of the sides that had nothing to do, of one core."""
+    """One side's answers to all users.
+
+    What disturbs the figures: others_percent is the CPU time of the sides that had nothing to do, of one core;
+    client_percent that of this process, of the side's.
+    """
 
     tokens_per_s: float
     cpu_ms_per_token: float
     others_percent: float
+    client_percent: float
 
 
 @dataclasses.dataclass
@@ -75,13 +80,18 @@ def _wrong(answers: Sequence[Ids], tokens: int, expected: Sequence[Ids] = ()) ->
 
 async def _measure(side: Side, sides: Iterable[Side], prompts: Sequence[str], tokens: int) -> tuple[Run, list[Ids]]:
     others = {each.pid for each in sides} - {side.pid}
-    began_s, used_s, idle_s = time.monotonic(), cpu_s(side.pid), sum(map(cpu_s, others))
+    before = _clocks_s(side, others)
     answers = await side.write(prompts, tokens)
-    took_s = time.monotonic() - began_s
-    used_s = cpu_s(side.pid) - used_s
-    idle_s = sum(map(cpu_s, others)) - idle_s
+    took_s, used_s, idle_s, client_s = (
+        after - begin for after, begin in zip(_clocks_s(side, others), before, strict=True)
+    )
     made = max(sum(map(len, answers)), 1)
-    return Run(made / took_s, 1000 * used_s / made, 100 * idle_s / took_s), answers
+    return Run(made / took_s, 1000 * used_s / made, 100 * idle_s / took_s, 100 * client_s / used_s), answers
+
+
+def _clocks_s(side: Side, others: Iterable[int]) -> tuple[float, float, float, float]:
+    """The time, and the CPU time of the side, of other processes, and of this one."""
+    return time.monotonic(), cpu_s(side.pid), sum(map(cpu_s, others)), time.process_time()
 
 
 def spread(name: str, values: Sequence[float]) -> dict[str, float]:

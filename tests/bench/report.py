@@ -63,7 +63,8 @@ def summarize(level: Level) -> dict[str, Any]:
     if NATIVE in level.runs:
         summary |= spread("native_tokens_per_s", level.values(NATIVE, "tokens_per_s"))
         summary |= spread("native_ratio", level.ratios(OURS, NATIVE, "tokens_per_s"))
-    summary["others_percent"] = max(share for side in level.runs for share in level.values(side, "others_percent"))
+    for share in ("others_percent", "client_percent"):
+        summary[share] = max(value for side in level.runs for value in level.values(side, share))
     return summary
 
 
@@ -75,8 +76,12 @@ def versions() -> dict[str, str]:
 def _cell(level: dict[str, Any], name: str) -> str:
     if name not in level:
         return " " * WIDTH
-    median, least, most = (f"{level[each]:.3g}" for each in (name, f"{name}_min", f"{name}_max"))
-    return f"{f'{median} ({least}..{most})':>{WIDTH}}"
+    median, least, most = (_short(level[each]) for each in (name, f"{name}_min", f"{name}_max"))
+    return f" {f'{median} ({least}..{most})':>{WIDTH - 1}}"
+
+
+def _short(figure: float) -> str:
+    return f"{figure:.0f}" if figure >= 100 else f"{figure:.3g}"
 
 
 def print_report(dtype: str, levels: Iterable[Level], as_json: bool) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import multiprocessing
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Protocol
@@ -55,7 +56,7 @@ class WriterSide:
 
 @contextlib.asynccontextmanager
 async def running_writer(make: Callable[[], Writer], *names: str) -> AsyncIterator[list[WriterSide]]:
-    """What `make` makes, in a process of its own; a side for each name. What they write first waits until it is made."""
+    """What `make` makes, in a process of its own; a side for each name. Their first words wait until it is made."""
     with _started(make) as (pid, connection):
         yield [WriterSide(pid, name, connection) for name in names]
 
@@ -79,6 +80,7 @@ def _started(make: Callable[[], Writer]) -> Iterator[tuple[int, Connection]]:
 
 
 def _serve(make: Callable[[], Writer], connection: Connection) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # as everywhere else, for hivemind's own processes
     writer = make()
     try:
         with contextlib.suppress(EOFError):
@@ -86,3 +88,4 @@ def _serve(make: Callable[[], Writer], connection: Connection) -> None:
                 connection.send(writer.write(*connection.recv()))
     finally:
         writer.stop()
+    os._exit(0)  # some of hivemind's objects complain when they are collected at the end
