@@ -1,7 +1,7 @@
 # make up       everything on this machine: broker, swarm, WORKERS workers, GATEWAYS gateways from PORT on
 # make test     every test; needs nothing running
 # make check    style, types, import rules
-# make bench    the worker beside a plain Petals client, on a swarm and with a 70B model's head; half an hour
+# make bench    the worker beside a plain Petals client, on a swarm and with a 70B model's head; twenty minutes
 # make clean    forget what was installed, and the local stack's state
 
 PYTHON ?= python3.11

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+import sys
 from collections.abc import AsyncIterator, Sequence
 
 from shared.broker import Broker
@@ -13,9 +14,9 @@ from shared.sampling import SamplingParams
 from tests.bench.sides import Ids
 
 NAME = "bench"
-DEADLINE_MS = 3_600_000
+DEADLINE_S = 1800
 BOUNDS = Bounds(tenant=4096, total=4096)
-TIMING = Timing(orphan_ms=DEADLINE_MS)  # so that nobody has to say that the jobs are still followed
+TIMING = Timing(orphan_ms=DEADLINE_S * 1000)  # so that nobody has to say that the jobs are still followed
 GREEDY = SamplingParams(ignore_eos=True)
 
 
@@ -44,19 +45,23 @@ class Client:
         self.subscribed = asyncio.Event()
 
     async def write(self, model: str, prompts: Sequence[str], tokens: int) -> list[Ids]:
-        """`tokens` greedy ids after each prompt, a job for each; fewer where one failed, which is printed."""
+        """`tokens` greedy ids after each prompt, a job for each; fewer where one failed, which is printed.
+
+        Raises TimeoutError where the worker does not come back.
+        """
         readers = await asyncio.gather(*(self._submit(model, prompt, tokens) for prompt in prompts))
-        for reader in readers:
-            await reader.ended.wait()
-            if reader.failure:
-                print(f"a job failed: {reader.failure.message}")
+        async with asyncio.timeout(DEADLINE_S):
+            for reader in readers:
+                await reader.ended.wait()
+        for failure in (reader.failure for reader in readers if reader.failure):
+            print(f"a job failed: {failure.message}", file=sys.stderr)
         return [tuple(reader.ids) for reader in readers]
 
     async def _submit(self, model: str, prompt: str, tokens: int) -> _Reader:
         job = secrets.token_hex(16)
         reader = self._readers[job] = _Reader()
         request = JobRequest(model, GREEDY, prompt, max_new_tokens=tokens)
-        await self._broker.submit(Submission(job, request, NAME, DEADLINE_MS), BOUNDS)
+        await self._broker.submit(Submission(job, request, NAME, DEADLINE_S * 1000), BOUNDS)
         return reader
 
     async def follow(self) -> None:
