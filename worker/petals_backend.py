@@ -6,6 +6,7 @@ A step is: ids → word embeddings → servers → final norm → head, for the 
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -116,6 +117,8 @@ def load(
     source = _local_source(model, folder / model.path) if model.path else model.repository
     for name in ("petals", "hivemind"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # For p2pd: small messages, one after the other, cost it a quarter less on one processor than on two.
+    os.environ.setdefault("GOMAXPROCS", "1")
     try:
         network = AutoDistributedModelForCausalLM.from_pretrained(
             source,
