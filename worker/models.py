@@ -16,7 +16,7 @@ PLAIN = make_template(Chat(), None, {})
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """A model, loaded. max_length: tokens that a call without a session may hold. template: how dialogues are written."""
+    """A model, loaded. max_length: tokens that a call without a session may hold. template: how dialogues are told."""
 
     backend: Backend
     max_length: int
