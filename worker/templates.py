@@ -3,10 +3,13 @@
 A template gives text. Special tokens in it become such tokens when the text is encoded.
 """
 
+import contextlib
 import dataclasses
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any, Protocol
 
 import jinja2
 import jinja2.sandbox
@@ -18,6 +21,7 @@ from shared.messages import Message
 # A template comes with its model, from people who may be careless: what it writes is bounded, and the time it takes.
 MAX_CHARS = 4_000_000
 MAX_TIME_S = 2.0
+MAX_POWER = 64
 MAX_REASON_CHARS = 200
 
 ALPACA2_SYSTEM = "You are a helpful assistant. 你是一个乐于助人的助手。"
@@ -44,6 +48,8 @@ class Template(Protocol):
         """The prompt after which the assistant speaks. Raises CorollaError(INVALID)."""
 
 
+_TOO_MUCH = "the model's template makes too much of these messages"
+
 Writer = Callable[[Sequence[Message]], str]
 
 
@@ -60,6 +66,35 @@ class Named:
         return self.writer(messages)
 
 
+class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    """A sandbox whose products are bounded too: `"x" * 10**12` would take all memory in one step."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+    dangerous_filters = ("center", "filesizeformat", "format", "lipsum", "wordwrap")
+
+    def __init__(self) -> None:
+        # loopcontrols, tojson and raise_exception are what later versions of transformers offer as well.
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        self.globals["raise_exception"] = _reject
+        for name in self.dangerous_filters:
+            self.filters.pop(name, None)
+            self.globals.pop(name, None)
+
+    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
+        """The product, power or remainder of two small numbers, or of a short text. Raises SecurityError."""
+        sizes = [each if isinstance(each, int | float) else len(each) for each in (left, right)]
+        bound = MAX_POWER if operator == "**" else MAX_CHARS
+        if max(abs(size) for size in sizes) > bound or (operator == "%" and isinstance(left, str)):
+            raise jinja2.exceptions.SecurityError("it calculates with too large a number")
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: jinja2.runtime.Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """What a function gives that gets no large number. Raises SecurityError."""
+        if any(isinstance(each, int) and abs(each) > MAX_CHARS for each in (*args, *kwargs.values())):
+            raise jinja2.exceptions.SecurityError("it calls a function with too large a number")
+        return super().call(context, function, *args, **kwargs)
+
+
 class Own:
     """A model's own chat template, as transformers compiles it. `marks`: its special tokens by name (bos_token, ...).
 
@@ -70,19 +105,15 @@ class Own:
     stops: tuple[str, ...] = ()
 
     def __init__(self, source: str, marks: Mapping[str, object]) -> None:
-        # loopcontrols, tojson and raise_exception are what later versions of transformers offer as well.
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _reject
-        self._template = environment.from_string(source)
+        self._template = _Environment().from_string(source)
         self._marks = dict(marks)
 
     def write(self, messages: Sequence[Message]) -> str:
         """See Template."""
         dialogue = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            return self._render(messages=dialogue, add_generation_prompt=True, **self._marks)
+            with _limited(MAX_TIME_S):
+                return self._render(messages=dialogue, add_generation_prompt=True, **self._marks)
         except jinja2.TemplateError as error:
             reason = " ".join(str(error.message).split())[:MAX_REASON_CHARS]
             raise _invalid(f"the model's template does not take these messages: {reason}") from error
@@ -90,14 +121,13 @@ class Own:
             raise _invalid("the model's template does not take these messages") from error
 
     def _render(self, **context: object) -> str:
-        end = time.monotonic() + MAX_TIME_S
         pieces: list[str] = []
         size = 0
         for piece in self._template.generate(**context):
             pieces.append(piece)
             size += len(piece)
-            if size > MAX_CHARS or time.monotonic() > end:
-                raise _invalid("the model's template makes too much of these messages")
+            if size > MAX_CHARS:
+                raise _invalid(_TOO_MUCH)
         return "".join(pieces)
 
 
@@ -119,6 +149,26 @@ def make_template(chat: Chat, own: str | None, marks: Mapping[str, object]) -> T
         case "plain":
             stops = tuple(dict.fromkeys((chat.stop_token, *chat.extra_stop_sequences)))
             return Named(lambda messages: _plain(messages, chat.sep_token), stops)
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """At most so long for what is called here, told at each of its lines: a template may loop without writing
+    anything, and nothing else ends a thread. Raises CorollaError(INVALID)."""
+    end = time.monotonic() + seconds
+
+    def watch(frame: FrameType, event: str, _: object) -> Any:
+        if time.monotonic() > end:
+            raise _invalid(_TOO_MUCH)
+        # Jinja compiles a template to Python of this name; what it calls is checked when it is called.
+        return watch if frame.f_code.co_filename == "<template>" else None
+
+    before = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def _reject(message: str) -> None:
