@@ -17,6 +17,8 @@ from gateway.errors import http_failure
 from gateway.gateway import Gateway, build
 from gateway.middleware import Cors, Requests
 from gateway.openai_http import OpenAi
+from gateway.openai_jobs import JobsApi
+from gateway.openai_readings import Readings
 from gateway.pages import WEB, Pages
 from gateway.petals_http import PetalsHttp
 from gateway.petals_socket import PetalsSocket
@@ -54,6 +56,7 @@ def create_app(settings: Settings, catalog: Catalog, timing: Timing | None = Non
 
 def _routes(gateway: Gateway) -> list[BaseRoute]:
     petals, openai, status = PetalsHttp(gateway), OpenAi(gateway), Status(gateway)
+    readings, jobs = Readings(gateway), JobsApi(gateway)
     return [
         Route("/", Pages(gateway.catalog).index),
         Mount("/web", StaticFiles(directory=WEB)),
@@ -68,6 +71,13 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/v1/models/{name:path}", openai.model),
         Route("/v1/completions", openai.completions, methods=["POST"]),
         Route("/v1/chat/completions", openai.chat, methods=["POST"]),
+        Route("/v1/embeddings", readings.embeddings, methods=["POST"]),
+        Route("/v1/tokenize", readings.tokenize, methods=["POST"]),
+        Route("/v1/detokenize", readings.detokenize, methods=["POST"]),
+        Route("/v1/cancel", jobs.cancel, methods=["POST"]),
+        Route("/v1/jobs/{id}", jobs.state),
+        Route("/v1/jobs/{id}", jobs.delete, methods=["DELETE"]),
+        Route("/v1/jobs/{id}/stream", jobs.stream),
         WebSocketRoute("/api/v2/generate", PetalsSocket(gateway).serve),
     ]
 

@@ -124,7 +124,13 @@ class Run:
         async def submit() -> str:
             left_ms = max(int(1000 * self._left_s()), 1)
             submission = Submission(
-                order.job, request, self._hub.gateway, left_ms, tenant=order.tenant, session=order.session
+                order.job,
+                request,
+                self._hub.gateway,
+                left_ms,
+                tenant=order.tenant,
+                session=order.session,
+                note=order.note,
             )
             return await self._broker.submit(submission, bounds)
 
@@ -230,6 +236,7 @@ def _log_end(run: Run, seconds: float) -> None:
         job=order.job,
         session=order.session,
         model=order.request and order.request.model,
+        tenant=order.tenant,
         prompt_chars=len(order.request.prompt or "") if order.request else None,
         tokens=run.tokens,
         outcome=run.outcome,

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.openai_types import MAX_PROMPTS, ChatMessage, ChatRequest, Common, CompletionRequest, read
-from gateway.openai_words import no_model, not_public
-from shared.catalog import Catalog, Model
+from gateway.openai_prompts import Limits, Prompt, find_model, messages_of, prompts_of, refuse_unsupported
+from gateway.openai_types import ChatRequest, Common, CompletionRequest, read
+from shared.catalog import Model
 from shared.errors import Code, CorollaError, InvalidField
 from shared.messages import JobRequest, Message
 from shared.sampling import BeamParams, SamplingParams
@@ -15,25 +15,6 @@ from shared.sampling import BeamParams, SamplingParams
 COMPLETION_TOKENS = 16
 CHAT_TOKENS = 512
 SEEDS = 2**63
-
-Prompt = str | tuple[int, ...]
-
-# Fields that change what an answer means, with the values that do not: nothing else is accepted, lest it be ignored.
-_REFUSED: dict[str, tuple[object, ...]] = {
-    "suffix": (),
-    "tools": (),
-    "tool_choice": ("none", "auto"),
-    "functions": (),
-    "function_call": ("none", "auto"),
-    "audio": (),
-    "modalities": (["text"],),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "structured_outputs": (),
-    "chat_template": (),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,21 +36,12 @@ class Call:
     echoes: tuple[Prompt, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What a gateway allows, and what it takes where a client says nothing. seed: of the first prompt."""
-
-    catalog: Catalog
-    max_prompt_chars: int
-    seed: int
-
-
 def completion_call(fields: dict[str, object], limits: Limits) -> Call:
     """The call of POST /v1/completions. Raises CorollaError."""
     refuse_unsupported(fields)
     asked = read(fields, CompletionRequest)
     model = find_model(limits.catalog, asked.model)
-    prompts = _prompts(asked.prompt, limits.max_prompt_chars)
+    prompts = prompts_of("prompt", asked.prompt, limits.max_prompt_chars)
     if asked.echo and asked.logprobs is not None:
         raise InvalidField("echo", "`echo` cannot be had together with `logprobs`")
     job = _job(asked, model, asked.logprobs)
@@ -87,7 +59,7 @@ def chat_call(fields: dict[str, object], limits: Limits) -> Call:
     refuse_unsupported(fields)
     asked = read(fields, ChatRequest)
     model = find_model(limits.catalog, asked.model)
-    messages = _messages(asked.messages, limits.max_prompt_chars)
+    messages = messages_of(asked.messages, limits.max_prompt_chars)
     if asked.top_logprobs is not None and not asked.logprobs:
         raise InvalidField("top_logprobs", "`top_logprobs` needs `logprobs` to be true")
     job = _job(asked, model, (asked.top_logprobs or 0) if asked.logprobs else None)
@@ -96,25 +68,6 @@ def chat_call(fields: dict[str, object], limits: Limits) -> Call:
         job, messages=messages, max_new_tokens=wanted or CHAT_TOKENS, shrink=wanted is None, prompt=None
     )
     return _call(asked, model, [_seeded(job, asked.seed, limits.seed)], (), logprobs=bool(asked.logprobs))
-
-
-def find_model(catalog: Catalog, name: str | None) -> Model:
-    """The model of that key or alias, which must be for everybody. Raises CorollaError."""
-    try:
-        model = catalog.find(name)
-    except CorollaError:
-        raise no_model(name or "") from None
-    if not model.public_api:
-        raise not_public(model.key)
-    return model
-
-
-def refuse_unsupported(fields: dict[str, object]) -> None:
-    """Raise InvalidField for a field that asks for what there is not."""
-    for name, harmless in _REFUSED.items():
-        value = fields.get(name)
-        if value is not None and value not in harmless:
-            raise InvalidField(name, f"`{name}` is not supported")
 
 
 def _call(
@@ -208,60 +161,10 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
     return tuple(each for each in stops if each)
 
 
-def _prompts(prompt: str | list[str | int | list[int]] | None, max_chars: int) -> list[Prompt | None]:
-    """The prompts; None begins a text from nothing."""
-    if prompt is None or isinstance(prompt, str):
-        prompts: list[Prompt | None] = [prompt]
-    elif prompt and all(isinstance(each, int) for each in prompt):
-        prompts = [tuple(each for each in prompt if isinstance(each, int))]
-    else:
-        prompts = [_item(each) for each in prompt]
-    if not 0 < len(prompts) <= MAX_PROMPTS:
-        raise InvalidField("prompt", f"`prompt` must hold 1 to {MAX_PROMPTS} prompts, but holds {len(prompts)}")
-    for each in prompts:
-        _check_length("prompt", len(each or ""), max_chars)
-    return prompts
-
-
-def _item(item: str | int | list[int]) -> Prompt:
-    if isinstance(item, int):
-        raise InvalidField("prompt", "`prompt` must be text, a list of texts, token ids, or a list of lists of them")
-    if item == []:
-        raise InvalidField("prompt", "`prompt` holds an empty list of token ids")
-    return item if isinstance(item, str) else tuple(item)
-
-
 def _with_prompt(job: JobRequest, prompt: Prompt | None, model: Model) -> JobRequest:
     if model.chat.wrap_completions and isinstance(prompt, str):
         return msgspec.structs.replace(job, messages=(Message("user", prompt),))
     return msgspec.structs.replace(job, prompt=prompt)
-
-
-def _messages(messages: str | list[ChatMessage], max_chars: int) -> tuple[Message, ...]:
-    asked = [ChatMessage("user", messages)] if isinstance(messages, str) else messages
-    found = tuple(_message(each, number) for number, each in enumerate(asked))
-    if not found:
-        raise InvalidField("messages", "`messages` must hold at least one message")
-    _check_length("messages", sum(len(each.content) for each in found), max_chars)
-    return found
-
-
-def _message(message: ChatMessage, number: int) -> Message:
-    content = message.message if message.content is None else message.content
-    if content is None and message.role != "assistant":
-        raise InvalidField("messages", f"`messages[{number}].content` is required")
-    if message.role in ("tool", "function"):
-        raise InvalidField("messages", f"`messages[{number}].role`: tools are not supported")
-    text = "\n".join(part.text for part in content) if isinstance(content, list) else content or ""
-    # What newer clients call developer is what all templates know as system.
-    return Message("system" if message.role == "developer" else message.role, text)
-
-
-def _check_length(field: str, length: int, max_chars: int) -> None:
-    if length > max_chars:
-        raise InvalidField(
-            field, f"`{field}` is too long: {length} characters or tokens, at most {max_chars} are allowed"
-        )
 
 
 def require_one(call: Call, feature: str) -> None:

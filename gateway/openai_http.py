@@ -1,22 +1,25 @@
 """The OpenAI API: models, completions and dialogues."""
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 
+import msgspec
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.bodies import BodyRefused, json_fields, read_body
-from gateway.errors import failure_answer, json_answer
+from gateway.bodies import json_fields, read_body
+from gateway.errors import json_answer
 from gateway.gateway import Gateway, new_id
-from gateway.openai_calls import Call, Limits, chat_call, completion_call, find_model
-from gateway.openai_render import Frame, Stream, Whole, frame_of
-from gateway.openai_runs import running
+from gateway.openai_calls import Call, chat_call, completion_call, require_one
+from gateway.openai_desk import choose_id, job_ids, refusal, require_worker, tenant_of
+from gateway.openai_prompts import Limits, find_model
+from gateway.openai_render import Frame, Note, Stream, Whole, frame_of
+from gateway.openai_runs import reading, running, streaming
+from gateway.openai_texts import echo_of
 from gateway.openai_types import ChatRequest, CompletionRequest, unknown_fields
-from gateway.openai_words import failure_event, failure_for, failure_of, no_worker
+from gateway.openai_words import failure_event, failure_of
 from gateway.orders import Order
-from gateway.patience import BRIEF_S, patiently
 from gateway.presence import unless_gone
 from gateway.sse import EventStream
 from shared.catalog import Model
@@ -73,19 +76,22 @@ class OpenAi:
     async def _answer(
         self, request: Request, parse: Parse, kind: type[ChatRequest | CompletionRequest]
     ) -> Response | EventStream:
+        gateway = self._gateway
         try:
-            fields = json_fields(await read_body(request, self._gateway.settings.max_body_bytes))
+            body = await read_body(request, gateway.settings.max_body_bytes)
+            fields = json_fields(body)
             self._tell(unknown_fields(fields, kind))
-            job = new_id()
+            job = await choose_id(gateway, request, body)
             call = parse(fields, self._limits(job))
-            orders = _orders(call, job, request)
-            await self._require_worker(orders[0])
-            frame = frame_of(call, ("chatcmpl-" if call.chat else "cmpl-") + job, int(time.time()), _echoes(call))
+            await require_worker(gateway, call.requests[0].model)
+            asked = _Asked(call, job, request)
+            echoes = await unless_gone(request, self._echoes(asked))
+            frame = frame_of(call, ("chatcmpl-" if call.chat else "cmpl-") + job, int(time.time()), echoes)
+            orders = asked.orders(frame)
             if call.stream:
-                stream = Stream(frame, len(orders), call.include_usage)
-                return EventStream(
-                    self._chunks(orders, stream), refusal, lambda error: failure_event(failure_of(error))
-                )
+                stream = Stream(frame, len(orders), call.include_usage, 0 if asked.resumable else None)
+                chunks = streaming(gateway.jobs, orders, stream)
+                return EventStream(chunks, refusal, lambda error: failure_event(failure_of(error)))
             return json_answer(await unless_gone(request, self._whole(orders, frame)))
         except CorollaError as error:
             return refusal(error)
@@ -93,12 +99,15 @@ class OpenAi:
     def _limits(self, job: str) -> Limits:
         return Limits(self._gateway.catalog, self._gateway.settings.max_prompt_chars, int(job[:16], 16) >> 1)
 
-    async def _require_worker(self, order: Order) -> None:
-        assert order.request is not None
-        model = order.request.model
-        live = await patiently(lambda: self._gateway.broker.live_workers([model]), BRIEF_S)
-        if not live[model]:
-            raise no_worker(model)
+    async def _echoes(self, asked: "_Asked") -> tuple[str, ...]:
+        """The text that is to stand before each prompt's answers; only a worker knows that of ids."""
+        given, model = asked.call.echoes, asked.call.requests[0].model
+        spelled = [echo_of(prompt, model) for prompt in given if not isinstance(prompt, str)]
+        orders = [Order(new_id(), each, tenant=asked.tenant) for each in spelled]
+        found = iter(await reading(self._gateway.jobs, orders) if orders else [])
+        return tuple(
+            prompt if isinstance(prompt, str) else "".join(token.text for token in next(found)[0]) for prompt in given
+        )
 
     async def _whole(self, orders: list[Order], frame: Frame) -> object:
         whole = Whole(frame, len(orders))
@@ -107,12 +116,6 @@ class OpenAi:
                 whole.feed(prompt, entry)
         return whole.content()
 
-    async def _chunks(self, orders: list[Order], stream: Stream) -> AsyncGenerator[bytes, None]:
-        async with running(self._gateway.jobs, orders) as events:
-            async for prompt, entry in events:
-                yield stream.feed(prompt, entry)
-        yield stream.finish()
-
     def _tell(self, unknown: list[str]) -> None:
         for name in unknown:
             if name not in self._told and len(self._told) < MAX_TOLD:
@@ -120,20 +123,29 @@ class OpenAi:
                 log.info("unknown field", field=ascii(name)[:MAX_TOLD_CHARS])
 
 
-def refusal(error: CorollaError) -> Response:
-    """The answer for an error before anything was sent."""
-    if isinstance(error, BodyRefused):
-        answer = failure_answer(failure_for(error.status, error.message))
-        answer.headers["connection"] = "close"
-        return answer
-    return failure_answer(failure_of(error))
+class _Asked:
+    """A call, and what its request's headers say. resumable: the stream may be gone on with elsewhere.
 
+    Raises CorollaError(INVALID) where it may not.
+    """
 
-def _orders(call: Call, job: str, request: Request) -> list[Order]:
-    """The jobs of a call; the first has the id that the client sees."""
-    client = request.client.host if request.client else "-"
-    return [Order(job if number == 0 else new_id(), each, tenant=client) for number, each in enumerate(call.requests)]
+    def __init__(self, call: Call, job: str, request: Request) -> None:
+        self.call = call
+        self.tenant = tenant_of(request, call.user)
+        self.resumable = call.stream and request.headers.get("x-resumable", "").lower() == "true"
+        if self.resumable:
+            require_one(call, "A resumable stream")
+        self._ids = job_ids(job, len(call.requests))
+        # Whoever has such a key may come back for the answer as well.
+        self._lasting = self.resumable or "idempotency-key" in request.headers
 
+    def orders(self, frame: Frame) -> list[Order]:
+        """The jobs; the first has the id that the client sees, and the note."""
+        notes = [msgspec.msgpack.encode(self._note(frame))] + [b""] * (len(self._ids) - 1)
+        return [
+            Order(id, each, tenant=self.tenant, resumable=self._lasting, note=note)
+            for id, each, note in zip(self._ids, self.call.requests, notes, strict=True)
+        ]
 
-def _echoes(call: Call) -> tuple[str, ...]:
-    return tuple(each if isinstance(each, str) else "" for each in call.echoes)
+    def _note(self, frame: Frame) -> Note:
+        return Note(msgspec.structs.replace(frame, echoes=()), len(self._ids), self.call.include_usage)

@@ -27,8 +27,7 @@ DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclasses.dataclass(frozen=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """What all objects of an answer share. choices: of each prompt. echoes: text before the answers, by prompt."""
 
     id: str
@@ -42,6 +41,23 @@ class Frame:
     def echo(self, prompt: int) -> str:
         """What stands before the answers to this prompt."""
         return self.echoes[prompt] if self.echoes else ""
+
+
+class Note(msgspec.Struct, frozen=True):
+    """What another gateway must know of an answer to write it down. prompts: how many; usage: whether it is told at
+    the end of a stream."""
+
+    frame: Frame
+    prompts: int
+    usage: bool
+
+
+def read_note(raw: bytes) -> Note | None:
+    """The note as it was encoded by msgspec.msgpack; None for any other."""
+    try:
+        return msgspec.msgpack.decode(raw, type=Note)
+    except msgspec.MsgspecError:
+        return None
 
 
 def frame_of(call: Call, id: str, created: int, echoes: tuple[str, ...]) -> Frame:

@@ -5,9 +5,10 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
 from gateway.jobs import Jobs, Run
+from gateway.openai_render import Stream
 from gateway.orders import Order, Queued
 from shared.errors import CorollaError, TooLong
-from shared.messages import FinishReason, JobFailed, JobFinished, LogEntry
+from shared.messages import FinishReason, JobFailed, JobFinished, LogEntry, Token
 
 Event = tuple[int, LogEntry]
 
@@ -22,6 +23,26 @@ async def running(jobs: Jobs, orders: Sequence[Order]) -> AsyncIterator[AsyncGen
         runs = [await stack.enter_async_context(jobs.run(order)) for order in orders]
         events = _alone(runs[0]) if len(runs) == 1 else _together(runs)
         yield await stack.enter_async_context(contextlib.aclosing(events))
+
+
+async def streaming(jobs: Jobs, orders: Sequence[Order], stream: Stream) -> AsyncGenerator[bytes, None]:
+    """The events of these jobs as server-sent ones, up to the end of the stream. Raises CorollaError."""
+    async with running(jobs, orders) as events:
+        async for prompt, entry in events:
+            yield stream.feed(prompt, entry)
+    yield stream.finish()
+
+
+async def reading(jobs: Jobs, orders: Sequence[Order]) -> list[tuple[list[Token], JobFinished]]:
+    """All tokens of each of these jobs, and its ending. Raises CorollaError."""
+    tokens: list[list[Token]] = [[] for _ in orders]
+    endings: dict[int, JobFinished] = {}
+    async with running(jobs, orders) as events:
+        async for number, entry in events:
+            tokens[number] += entry.tokens
+            if isinstance(entry.ending, JobFinished):
+                endings[number] = entry.ending
+    return [(found, endings[number]) for number, found in enumerate(tokens)]
 
 
 async def _alone(run: Run) -> AsyncGenerator[Event, None]:

@@ -98,6 +98,38 @@ class ChatRequest(Common, frozen=True, kw_only=True):
     response_format: ResponseFormat | None = None
 
 
+class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /v1/tokenize: a text, or a dialogue as the model's template writes it."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: str | list[ChatMessage] | None = None
+    add_special_tokens: bool | None = None
+
+
+class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /v1/detokenize."""
+
+    tokens: list[int]
+    model: str | None = None
+
+
+class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /v1/embeddings. dimensions: only the model's own number of them can be had."""
+
+    input: str | list[str | int | list[int]]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    user: Annotated[str, Meta(max_length=512)] | None = None
+
+
+class CancelRequest(msgspec.Struct, frozen=True):
+    """POST /v1/cancel. id: of an answer, as the client saw it."""
+
+    id: str
+
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 _PLACE = re.compile(r"(?P<what>.*) - at (?:`key` in )?`\$\.?(?P<field>\w*)(?P<inner>.*)`")

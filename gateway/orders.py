@@ -11,7 +11,7 @@ class Order:
 
     request: None goes on with a job that was submitted elsewhere, after the seq `after`.
     tenant: whose job it is, for fair queueing. resumable: a reader who leaves may come back, here or at another
-    gateway, so the job runs on for a while. progress: tell the place in the queue.
+    gateway, so the job runs on for a while. progress: tell the place in the queue. note: see Submission.
     """
 
     job: str
@@ -21,6 +21,7 @@ class Order:
     after: int = 0
     resumable: bool = False
     progress: bool = False
+    note: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,6 +49,7 @@ class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     messages: a dialogue, of which the model's chat template makes the prompt; then prompt is None.
     shrink: max_new_tokens is a wish: where less fits, the answer gets that much.
     echo: the answer is the prompt itself: its tokens with their text; nothing is generated.
+    embed: the answer is the prompt's embedding, which comes with the ending; nothing is generated.
     """
 
     model: str
@@ -67,6 +68,7 @@ class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     messages: tuple[Message, ...] = ()
     shrink: bool = False
     echo: bool = False
+    embed: bool = False
 
 
 class Logprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -90,17 +92,19 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     logprobs: Logprobs | None = None
 
 
-class JobFinished(msgspec.Struct, frozen=True, tag="finished"):
+class JobFinished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     """The answer is complete.
 
     reason: why the first choice ended; others: why those after it did, empty where the job was cancelled.
     Usage counts this call's prompt (not the session before it) and its new tokens, those of all candidates.
+    embedding: of the prompt, where it was asked for: little-endian float32.
     """
 
     reason: FinishReason
     prompt_tokens: int = 0
     completion_tokens: int = 0
     others: tuple[FinishReason, ...] = ()
+    embedding: bytes = b""
 
 
 class JobFailed(msgspec.Struct, frozen=True, tag="failed"):

@@ -28,7 +28,7 @@ FORBIDDEN = {
     r"(?!shared/link\.py)": ("redis",),
     r"(?!worker/petals_|deploy/swarm\.py)": ("petals", "hivemind"),
     r"shared/(messages|sampling|catalog|errors|keys|records|settings)\.py": LOOPS,
-    r"gateway/(petals_ws|petals_fields|petals_words|transcript|openai_(answers|calls|deltas|render|types|words))\.py": (
+    r"gateway/(petals_ws|petals_fields|petals_words|transcript|openai_(answers|calls|deltas|prompts|render|texts|types|words))\.py": (
         *LOOPS,
         *WEB,
     ),

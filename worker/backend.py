@@ -93,6 +93,12 @@ class BackendSession(Protocol):
         error, cancellation included, the session is of no further use and must be closed.
         """
 
+    async def total(self, ids: Sequence[int]) -> Sequence[float]:
+        """Feed `ids` to its only row, and give the sum of their last hidden states (behind the final norm).
+
+        At most MAX_POSITIONS. Raises as `step` does.
+        """
+
     async def close(self) -> None:
         """Free the cache, on the servers too; never fails, may be called again."""
 

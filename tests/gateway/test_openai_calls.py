@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.openai_calls import Call, Limits, chat_call, completion_call
+from gateway.openai_calls import Call, chat_call, completion_call
+from gateway.openai_prompts import Limits
 from gateway.openai_types import ChatRequest, CompletionRequest, unknown_fields
 from shared.catalog import Catalog, Chat, Family, Model
 from shared.errors import Code, CorollaError, InvalidField
