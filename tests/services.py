@@ -104,3 +104,10 @@ class Worker(Service):
     def registered(self) -> str:
         """The name under which the worker that runs now is known to the broker."""
         return str([line["worker"] for line in self.lines() if line.get("event") == "ready"][-1])
+
+
+class BatchWorker(Service):
+    """`python -m gateway.batch_worker`."""
+
+    def __init__(self, log: Path, redis_url: str, catalog: Path, **settings: str | int | float) -> None:
+        super().__init__("gateway.batch_worker", log, redis_url=redis_url, catalog=str(catalog), **settings)

@@ -1,0 +1,103 @@
+"""Files and batches as they are kept, and as the OpenAI API shows them. Pure."""
+
+import hashlib
+import time
+from typing import Literal
+
+import msgspec
+
+MAX_LINES = 50_000
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+
+Status = Literal["validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"]
+ENDED: tuple[Status, ...] = ("completed", "failed", "expired", "cancelled")
+
+
+class File(msgspec.Struct, frozen=True):
+    """A file's record. bytes: its size; created_at: seconds since 1970."""
+
+    id: str
+    owner: str
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+
+    def shown(self) -> dict[str, object]:
+        """As OpenAI's object."""
+        fields = {name: getattr(self, name) for name in ("id", "bytes", "created_at", "filename", "purpose")}
+        return fields | {"object": "file", "status": "processed", "expires_at": None}
+
+
+class LineError(msgspec.Struct, frozen=True):
+    """Why a batch's file was refused. line: from 1; None where it is about the file."""
+
+    code: str
+    message: str
+    param: str | None = None
+    line: int | None = None
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Requests of a batch: all of them, those answered, and those that had an error instead."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A batch's record. Times are seconds since 1970; times holds when a status was reached, as `<status>_at`."""
+
+    id: str
+    owner: str
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    created_at: int
+    expires_at: int
+    metadata: dict[str, str] | None = None
+    status: Status = "validating"
+    times: dict[str, int] = {}
+    counts: Counts = Counts()
+    errors: tuple[LineError, ...] = ()
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes."""
+        return self.status in ENDED
+
+    def turned(self, status: Status, **fields: object) -> "Batch":
+        """The batch in that status from now on; as it is where it has ended, or has that status already."""
+        if self.ended or self.status == status:
+            return self
+        times = self.times | {f"{status}_at": int(time.time())}
+        return msgspec.structs.replace(self, status=status, times=times, **fields)
+
+    def shown(self) -> dict[str, object]:
+        """As OpenAI's object."""
+        errors = {"object": "list", "data": self.errors} if self.errors else None
+        moments = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
+        return {
+            "id": self.id,
+            "object": "batch",
+            "endpoint": self.endpoint,
+            "errors": errors,
+            "input_file_id": self.input_file_id,
+            "completion_window": self.completion_window,
+            "status": self.status,
+            "output_file_id": self.output_file_id,
+            "error_file_id": self.error_file_id,
+            "created_at": self.created_at,
+            "expires_at": self.expires_at,
+            **{f"{moment}_at": self.times.get(f"{moment}_at") for moment in moments},
+            "request_counts": self.counts,
+            "metadata": self.metadata,
+        }
+
+
+def derived_id(*parts: object) -> str:
+    """32 hex digits that follow from the parts, so that work done twice has the same names."""
+    return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=16).hexdigest()
