@@ -449,9 +449,10 @@ def test_the_same_key_is_the_same_job(client: httpx.Client, other: httpx.Client)
 def test_a_cancelled_answer_is_not_given_to_who_tries_again(client: httpx.Client) -> None:
     body, headers = {"prompt": "hi", "max_tokens": 400, "stream": True}, {"Idempotency-Key": "k3"}
     with client.stream("POST", COMPLETIONS, json=body, headers=headers) as answer:
-        first = json.loads(next(answer.iter_lines()).removeprefix("data: "))
+        lines = answer.iter_lines()
+        first = json.loads(next(lines).removeprefix("data: "))
         client.delete(f"/v1/jobs/{first['id']}")
-        answer.read()
+        assert [line for line in lines if line][-1] == "data: [DONE]"
     again = client.post(COMPLETIONS, json=body, headers=headers)
     chunks = events(again.text)[:-1]
     assert chunks[0]["id"] != first["id"]
