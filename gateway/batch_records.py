@@ -11,6 +11,14 @@ ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
 Status = Literal["validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"]
 ENDED: tuple[Status, ...] = ("completed", "failed", "expired", "cancelled")
+# Whoever wants a batch cancelled is not overruled by who is at work on it.
+_BEFORE: dict[Status, tuple[Status, ...]] = {
+    "in_progress": ("validating",),
+    "finalizing": ("in_progress",),
+    "cancelling": ("in_progress", "finalizing"),
+    "completed": ("finalizing",),
+    "cancelled": ("validating", "cancelling"),
+}
 
 
 class File(msgspec.Struct, frozen=True):
@@ -70,8 +78,8 @@ class Batch(msgspec.Struct, frozen=True):
         return self.status in ENDED
 
     def turned(self, status: Status, **fields: object) -> "Batch":
-        """The batch in that status from now on; as it is where it has ended, or has that status already."""
-        if self.ended or self.status == status:
+        """The batch in that status from now on; as it is where that cannot follow its own."""
+        if self.ended or self.status not in _BEFORE.get(status, (self.status,)):
             return self
         times = self.times | {f"{status}_at": int(time.time())}
         return msgspec.structs.replace(self, status=status, times=times, **fields)

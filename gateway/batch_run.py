@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import io
 import itertools
+import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -60,14 +61,24 @@ async def _run(gateway: Gateway, id: str) -> bool:
     """Whether the batch has ended; else it was interrupted."""
     app = batch_app(gateway)
     working = asyncio.ensure_future(_answer(gateway, app, id))
+    orphaned = asyncio.create_task(_orphaned(working))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, working.cancel)
     async with app.router.lifespan_context(app):
         await asyncio.wait({working})
+    orphaned.cancel()
     if working.cancelled():
         log.info("batch interrupted", batch=id)
         return False
     working.result()
     return True
+
+
+async def _orphaned(working: "asyncio.Future[None]") -> None:
+    """Interrupt the work where the RQ worker that wanted it was killed: it will be given to another one."""
+    parent = os.getppid()
+    while os.getppid() == parent:  # noqa: ASYNC110  nothing tells of it on every system
+        await asyncio.sleep(WATCH_S)
+    working.cancel()
 
 
 async def _answer(gateway: Gateway, app: ASGIApp, id: str) -> None:
@@ -76,11 +87,10 @@ async def _answer(gateway: Gateway, app: ASGIApp, id: str) -> None:
         return
     log.info("batch begun", batch=id)
     work = _Work(gateway, app, batch)
-    try:
+    if await asyncio.to_thread(gateway.storage.has, batch.input_file_id):
         await work.answer()
-    except FileNotFoundError:
-        error = LineError("file_not_found", "The input file does not exist any more", "input_file_id")
-        await work.refuse([error])
+    else:
+        await work.refuse([LineError("file_not_found", "The input file does not exist any more", "input_file_id")])
     log.info("batch ended", batch=id, status=work.batch.status, **msgspec.structs.asdict(work.batch.counts))
 
 
@@ -114,6 +124,8 @@ class _Work:
             return
         self._counts = Counts(total)
         await self._turn("in_progress", counts=self._counts)
+        if self.batch.ended:
+            return
         watching = asyncio.create_task(self._watch())
         try:
             await self._pieces_of(self._lines())
@@ -190,14 +202,17 @@ class _Work:
             task.cancel()
 
     async def _end(self) -> None:
-        endings: dict[str | None, Status] = {"batch_cancelled": "cancelled", "batch_expired": "expired"}
-        if self._refusal != "batch_cancelled":
-            await self._turn("finalizing")
+        ending: Status = "expired" if self._refusal == "batch_expired" else "completed"
+        await self._turn("finalizing")
         files = {
             "output_file_id": await self._gather("output", True, self._counts.completed),
             "error_file_id": await self._gather("errors", False, self._counts.failed),
         }
-        await self._turn(endings.get(self._refusal, "completed"), counts=self._counts, **files)
+        await self._change(
+            lambda batch: batch.turned(
+                "cancelled" if batch.status == "cancelling" else ending, counts=self._counts, **files
+            )
+        )
         await asyncio.to_thread(self._storage.remove, self.batch.id)
 
     async def _gather(self, what: str, succeeded: bool, number: int) -> str | None:
@@ -207,9 +222,8 @@ class _Work:
         batch = self.batch
         id = f"file-{derived_id(batch.id, what)}"
         size = await asyncio.to_thread(self._storage.write, id, _Joined(self._results(succeeded)))
-        now = int(time.time())
-        file = File(id, batch.owner, size, now, f"{batch.id}_{what}.jsonl", "batch_output")
-        await self._patiently(lambda: self._gateway.files.put(batch.owner, id, now, file))
+        file = File(id, batch.owner, size, int(time.time()), f"{batch.id}_{what}.jsonl", "batch_output")
+        await self._patiently(lambda: self._gateway.files.put(batch.owner, id, file))
         return id
 
     def _results(self, succeeded: bool) -> Iterator[bytes]:

@@ -114,7 +114,7 @@ class BatchesApi:
             expires_at=now + hours * HOUR_S,
             metadata=asked.metadata,
         )
-        if not await patiently(lambda: self._batches.put(EVERYBODY, batch.id, now, batch), BRIEF_S):
+        if not await patiently(lambda: self._batches.put(EVERYBODY, batch.id, batch), BRIEF_S):
             raise CorollaError(Code.TENANT_BUSY, "There are too many batches of the last thirty days")
         await patiently(lambda: self._gateway.queue.add(batch.id, hours * HOUR_S), BRIEF_S)
         log.info("batch accepted", batch=batch.id, file=file.id)
@@ -124,7 +124,7 @@ class BatchesApi:
         id = request.path_params["id"]
         batch = await patiently(lambda: self._batches.get(id), BRIEF_S)
         if batch is None or batch.owner != EVERYBODY:
-            raise CorollaError(Code.SESSION_NOT_FOUND, f"No such batch: {ascii(id)[1:65]}")
+            raise CorollaError(Code.SESSION_NOT_FOUND, f"No such batch: {ascii(id)[1:-1][:64]}")
         return batch
 
 

@@ -128,7 +128,7 @@ class FilesApi:
         id, now = f"file-{new_id()}", int(time.time())
         size = await asyncio.to_thread(self._storage.write, id, upload.file)
         file = File(id, EVERYBODY, size, now, (upload.filename or "")[:MAX_NAME_CHARS], purpose)
-        if not await patiently(lambda: self._files.put(EVERYBODY, id, now, file), BRIEF_S):
+        if not await patiently(lambda: self._files.put(EVERYBODY, id, file), BRIEF_S):
             await asyncio.to_thread(self._storage.remove, id)
             raise CorollaError(Code.INVALID, "There are too many files, please delete some")
         log.info("file kept", file=id, bytes=size)
@@ -152,7 +152,7 @@ async def find_file(gateway: Gateway, id: str) -> File:
 
 def no_file(id: str) -> CorollaError:
     """The error for a file that is not there."""
-    return CorollaError(Code.SESSION_NOT_FOUND, f"No such file: {ascii(id)[1:65]}")
+    return CorollaError(Code.SESSION_NOT_FOUND, f"No such file: {ascii(id)[1:-1][:64]}")
 
 
 def page(rows: "list[dict[str, object]]", limit: int) -> dict[str, object]:

@@ -3,6 +3,7 @@
 All calls wait for disk or network: they belong into threads. They raise OSError.
 """
 
+import secrets
 import shutil
 from collections.abc import Iterator
 from typing import IO, Protocol
@@ -32,10 +33,15 @@ class Storage:
         """Keep what `source` gives, in the place of what was there; its size in bytes."""
         path = self._path(name)
         self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-        with self._files.open(f"{path}.new", "wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-            size = int(target.tell())
-        self._files.mv(f"{path}.new", path)
+        new = f"{path}.{secrets.token_hex(4)}.new"  # of its own: two may write the same at the same time
+        try:
+            with self._files.open(new, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+                size = int(target.tell())
+        except BaseException:
+            self._files.rm(new)
+            raise
+        self._files.mv(new, path)
         return size
 
     def open(self, name: str) -> IO[bytes]:

@@ -25,11 +25,11 @@ class Shelf(Generic[T]):
         self._life_ms = life_ms
         self._limit = limit
 
-    async def put(self, owner: str, id: str, created: int, record: T) -> bool:
+    async def put(self, owner: str, id: str, record: T) -> bool:
         """Keep a new record; one that is there stays as it is. False where the owner has too many."""
         keys = [self._keys.record(self._kind, id), self._keys.records(self._kind, owner)]
         body = msgspec.json.encode(record)
-        return bool(await self._link.run("put_record", keys, id, body, created, self._life_ms, self._limit))
+        return bool(await self._link.run("put_record", keys, id, body, self._life_ms, self._limit))
 
     async def get(self, id: str) -> T | None:
         """The record; None where there is none, or not any more."""

@@ -89,7 +89,8 @@ def _stack(folder: Path, catalog: str, **settings: str | int) -> Iterator[Stack]
     path.write_text(catalog)
     valkey = Valkey(folder)
     valkey.start()
-    first, second = (Gateway(folder / f"gateway-{number}.log", valkey.url, path) for number in (1, 2))
+    files = str(folder / "files")
+    first, second = (Gateway(folder / f"gateway-{number}.log", valkey.url, path, files=files) for number in (1, 2))
     one, two = (Worker(folder / f"worker-{number}.log", valkey.url, path, **settings) for number in (1, 2))
     stack = Stack(valkey, (first, second), (one, two))
     try:

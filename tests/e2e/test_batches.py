@@ -1,14 +1,20 @@
 """Files and batches through the API: real gateway, RQ worker and model worker, with an oracle for a model."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import psutil
 import pytest
 
+from gateway.batch_records import Batch
+from shared.keys import Keys
+from shared.link import Link
+from shared.shelf import Shelf
 from tests.e2e.conftest import ORACLES
 from tests.services import BatchWorker, Gateway, Worker
 from tests.valkey import Valkey
@@ -85,7 +91,7 @@ class Batches:
 
 
 @pytest.fixture(scope="module")
-def _valkey_of_batches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     server = Valkey(tmp_path_factory.mktemp("valkey"))
     server.start()
     yield server
@@ -94,8 +100,8 @@ def _valkey_of_batches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Val
 
 
 @pytest.fixture(scope="module")
-def batches(tmp_path_factory: pytest.TempPathFactory, _valkey_of_batches: Valkey) -> Iterator[Batches]:
-    batches = Batches(tmp_path_factory.mktemp("batches"), _valkey_of_batches.url)
+def batches(tmp_path_factory: pytest.TempPathFactory, server: Valkey) -> Iterator[Batches]:
+    batches = Batches(tmp_path_factory.mktemp("batches"), server.url)
     try:
         batches.start()
         yield batches
@@ -143,7 +149,7 @@ def test_a_batch_from_its_file_to_its_results(batches: Batches) -> None:
     mine = {batch["input_file_id"], batch["output_file_id"], batch["error_file_id"]}
     until(lambda: {file.name for file in batches.files.iterdir()} == mine)
     listed = batches.client.get("/v1/files", params={"order": "asc"}).json()
-    assert [each["id"] for each in listed["data"]][0] == batch["input_file_id"]
+    assert listed["data"][0]["id"] == batch["input_file_id"]
     for file in mine:
         assert batches.client.delete(f"/v1/files/{file}").json() == {"id": file, "object": "file", "deleted": True}
         assert batches.client.get(f"/v1/files/{file}").status_code == 404
@@ -174,11 +180,71 @@ def test_a_cancelled_batch_keeps_what_it_has(batches: Batches) -> None:
     assert (again.status_code, again.json()["status"]) == (200, "cancelled")
 
 
+def test_a_batch_whose_time_is_over_keeps_what_it_has(batches: Batches, server: Valkey) -> None:
+    id = batches.create(*(line(number, 5) for number in range(1, 5)), *(line(n, 400) for n in range(5, 9)))
+    until(lambda: batches.done(id) == 4)
+    asyncio.run(_make_late(server.url, id))
+    batch = batches.ended(id, "expired")
+    assert texts(batches.results(batch["output_file_id"])) == expected(range(1, 5), 5)
+    assert [each["error"]["code"] for each in batches.results(batch["error_file_id"])] == ["batch_expired"] * 4
+
+
+async def _make_late(redis_url: str, id: str) -> None:
+    """Its completion window is over now."""
+    link = Link(redis_url, Keys().prefix)
+    shelf = Shelf(link, Keys(), "batch", Batch, 0, 1)
+    await shelf.change(id, lambda batch: msgspec.structs.replace(batch, expires_at=batch.created_at))
+    await link.close()
+
+
+def test_refusals(batches: Batches) -> None:
+    def error(answer: httpx.Response) -> tuple[int, object, str]:
+        told = answer.json()["error"]
+        return answer.status_code, told["param"], told["message"]
+
+    client, file = batches.client, {"file": ("in.jsonl", b"{}", "application/jsonl")}
+    allowed = "`purpose` must be batch: files are for nothing else here"
+    assert error(client.post("/v1/files", data={"purpose": "fine-tune"}, files=file)) == (400, "purpose", allowed)
+    assert error(client.post("/v1/files", data={"purpose": "batch"}, files={"x": b"y"})) == (
+        400,
+        "file",
+        "`file` is required",
+    )
+    assert error(client.post("/v1/files", json={})) == (400, None, "The body is not a valid multipart form")
+    assert error(client.get("/v1/files/file-0")) == (404, None, "No such file: file-0")
+    assert error(client.get("/v1/batches/batch_0")) == (404, None, "No such batch: batch_0")
+    asked = {"input_file_id": batches.upload(line(1)), "endpoint": CHAT}
+    window = "`completion_window` must be 1h to 168h, such as 24h"
+    assert error(client.post("/v1/batches", json={**asked, "completion_window": "0h"})) == (
+        400,
+        "completion_window",
+        window,
+    )
+    endpoints = "`endpoint` must be one of /v1/chat/completions, /v1/completions, /v1/embeddings"
+    assert error(client.post("/v1/batches", json={**asked, "endpoint": "/v1/x"})) == (400, "endpoint", endpoints)
+    assert error(client.post("/v1/batches", json={**asked, "input_file_id": "file-0"})) == (
+        404,
+        None,
+        "No such file: file-0",
+    )
+
+
 def test_the_process_of_a_batch_is_killed(batches: Batches) -> None:
     id = batches.create(*(line(number, 40) for number in range(1, 13)))
     until(lambda: batches.done(id) >= 4)
     (horse,) = _children(batches.runner)
     horse.kill()
+    batch = batches.ended(id, "completed")
+    assert texts(batches.results(batch["output_file_id"])) == expected(range(1, 13), 40)
+
+
+def test_the_process_of_a_batch_hands_it_on_when_its_worker_is_killed(batches: Batches) -> None:
+    id = batches.create(*(line(number, 40) for number in range(1, 13)))
+    until(lambda: batches.done(id) >= 4)
+    assert batches.runner.process is not None
+    batches.runner.process.kill()
+    batches.runner.process.wait()
+    batches.runner.start()
     batch = batches.ended(id, "completed")
     assert texts(batches.results(batch["output_file_id"])) == expected(range(1, 13), 40)
 
@@ -192,15 +258,15 @@ def test_a_batch_worker_that_is_told_to_stop_leaves_its_batch_to_the_next(batche
     assert texts(batches.results(batch["output_file_id"])) == expected(range(1, 13), 40)
 
 
-def test_all_workers_are_killed(batches: Batches, _valkey_of_batches: Valkey) -> None:
+def test_all_workers_are_killed(batches: Batches, server: Valkey) -> None:
     id = batches.create(*(line(number, 40) for number in range(1, 13)))
     until(lambda: batches.done(id) >= 4)
     batches.runner.kill()
     batches.worker.kill()
     # what else RQ would wait a minute for
-    client = _valkey_of_batches.client
-    (execution,) = client.zrange("rq:wip:batches", 0, -1)
-    client.zadd("rq:wip:batches", {execution: 1})
+    (execution,) = server.client.zrange("rq:wip:batches", 0, -1)
+    assert isinstance(execution, bytes)
+    server.client.zadd("rq:wip:batches", {execution: 1})
     batches.runner.start()
     batches.worker.start()
     batch = batches.ended(id, "completed")
