@@ -77,7 +77,9 @@ class Stack:
         return (names - done) | pending
 
 
-RESTING = re.compile(r"\{p\}:(job:\w{32}|log:\w{32}|ready:.*|worker:.*|workers|serving:.*|file:.*|batch:.*|owned:.*)|rq:.*")
+RESTING = re.compile(
+    r"\{p\}:(job:\w{32}|log:\w{32}|ready:.*|worker:.*|workers|serving:.*|file:.*|batch:.*|owned:.*)|rq:.*"
+)
 
 
 def _is_done(client: "redis.Redis", name: str) -> bool:
