@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
+from gateway.docs import Docs
 from gateway.errors import http_failure
 from gateway.gateway import Gateway, build
 from gateway.middleware import Cors, Requests
@@ -64,11 +65,14 @@ async def _living(gateway: Gateway) -> AsyncIterator[None]:
 
 def _routes(gateway: Gateway) -> list[BaseRoute]:
     petals, openai, status = PetalsHttp(gateway), OpenAi(gateway), Status(gateway)
-    readings, jobs = Readings(gateway), JobsApi(gateway)
+    readings, jobs, docs = Readings(gateway), JobsApi(gateway), Docs()
     files, batches = FilesApi(gateway), BatchesApi(gateway)
     return [
         Route("/", Pages(gateway.catalog).index),
         Mount("/web", StaticFiles(directory=WEB)),
+        Route("/docs", docs.docs),
+        Route("/docs.css", docs.style),
+        Route("/openapi.json", docs.openapi),
         Route("/health/live", status.live),
         Route("/health/ready", status.ready),
         Route("/metrics", gateway.metrics.scrape),

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from gateway.batch_records import MAX_LINES, Counts, LineError, derived_id
+from gateway.batch_records import MAX_LINES, derived_id
+from gateway.openai_objects import Counts, LineError
 
 MAX_ERRORS = 100
 MAX_ID_CHARS = 512

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from gateway.openai_objects import BatchObject, Counts, FileObject, LineError, LineErrors
+
 MAX_LINES = 50_000
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
@@ -31,27 +33,9 @@ class File(msgspec.Struct, frozen=True):
     filename: str
     purpose: str
 
-    def shown(self) -> dict[str, object]:
-        """As OpenAI's object."""
-        fields = {name: getattr(self, name) for name in ("id", "bytes", "created_at", "filename", "purpose")}
-        return fields | {"object": "file", "status": "processed", "expires_at": None}
-
-
-class LineError(msgspec.Struct, frozen=True):
-    """Why a batch's file was refused. line: from 1; None where it is about the file."""
-
-    code: str
-    message: str
-    param: str | None = None
-    line: int | None = None
-
-
-class Counts(msgspec.Struct, frozen=True):
-    """Requests of a batch: all of them, those answered, and those that had an error instead."""
-
-    total: int = 0
-    completed: int = 0
-    failed: int = 0
+    def shown(self) -> FileObject:
+        """As the OpenAI API has it."""
+        return FileObject(self.id, self.bytes, self.created_at, self.filename, self.purpose)
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -84,26 +68,23 @@ class Batch(msgspec.Struct, frozen=True):
         times = self.times | {f"{status}_at": int(time.time())}
         return msgspec.structs.replace(self, status=status, times=times, **fields)
 
-    def shown(self) -> dict[str, object]:
-        """As OpenAI's object."""
-        errors = {"object": "list", "data": self.errors} if self.errors else None
-        moments = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
-        return {
-            "id": self.id,
-            "object": "batch",
-            "endpoint": self.endpoint,
-            "errors": errors,
-            "input_file_id": self.input_file_id,
-            "completion_window": self.completion_window,
-            "status": self.status,
-            "output_file_id": self.output_file_id,
-            "error_file_id": self.error_file_id,
-            "created_at": self.created_at,
-            "expires_at": self.expires_at,
-            **{f"{moment}_at": self.times.get(f"{moment}_at") for moment in moments},
-            "request_counts": self.counts,
-            "metadata": self.metadata,
-        }
+    def shown(self) -> BatchObject:
+        """As the OpenAI API has it."""
+        shown = BatchObject(
+            id=self.id,
+            endpoint=self.endpoint,
+            errors=LineErrors(self.errors) if self.errors else None,
+            input_file_id=self.input_file_id,
+            completion_window=self.completion_window,
+            status=self.status,
+            output_file_id=self.output_file_id,
+            error_file_id=self.error_file_id,
+            created_at=self.created_at,
+            expires_at=self.expires_at,
+            request_counts=self.counts,
+            metadata=self.metadata,
+        )
+        return msgspec.structs.replace(shown, **self.times)
 
 
 def derived_id(*parts: object) -> str:

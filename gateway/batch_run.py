@@ -22,9 +22,10 @@ from starlette.types import ASGIApp
 
 from gateway.app import batch_app
 from gateway.batch_lines import Line, Response, check, count, read_line, read_result, result
-from gateway.batch_records import Batch, Counts, File, LineError, Status, derived_id
+from gateway.batch_records import Batch, File, Status, derived_id
 from gateway.gateway import Gateway, build_for_batches
 from gateway.loopback import Answer, post
+from gateway.openai_objects import Counts, LineError
 from gateway.patience import patiently
 from gateway.settings import Settings
 from shared import catalog, logs

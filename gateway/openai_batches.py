@@ -2,11 +2,8 @@
 
 import re
 import time
-from typing import Annotated
 
-import msgspec
 import structlog
-from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,39 +13,16 @@ from gateway.errors import json_answer
 from gateway.gateway import Gateway, new_id
 from gateway.openai_desk import refusal
 from gateway.openai_files import EVERYBODY, find_file, page
-from gateway.openai_types import read
+from gateway.openai_types import BatchQuery, BatchRequest, read
 from gateway.patience import BRIEF_S, patiently
 from shared.errors import Code, CorollaError, InvalidField
 
 MAX_HOURS = 168
 HOUR_S = 3600
-LIMIT = 100
 
 _WINDOW = re.compile(r"([1-9]\d{0,2})h", re.ASCII)
 
 log = structlog.get_logger()
-
-
-class BatchRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """POST /v1/batches. completion_window: hours, such as 24h."""
-
-    input_file_id: str
-    endpoint: str
-    completion_window: str = "24h"
-    metadata: (
-        Annotated[
-            dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
-            Meta(max_length=16),
-        ]
-        | None
-    ) = None
-
-
-class BatchQuery(msgspec.Struct, frozen=True):
-    """GET /v1/batches. after: the last batch that the client has seen."""
-
-    limit: Annotated[int, Meta(ge=1, le=LIMIT)] = 20
-    after: str = ""
 
 
 class BatchesApi:

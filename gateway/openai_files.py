@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import IO, Annotated, Literal
+from typing import IO, TypeVar
 
-import msgspec
 import structlog
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -18,7 +17,8 @@ from gateway.bodies import BodyRefused
 from gateway.errors import json_answer
 from gateway.gateway import Gateway, new_id
 from gateway.openai_desk import refusal
-from gateway.openai_types import read
+from gateway.openai_objects import BatchObject, DeletedFile, FileObject, Page
+from gateway.openai_types import MAX_FILES, FileQuery, read
 from gateway.patience import BRIEF_S, patiently
 from shared.errors import Code, CorollaError, InvalidField
 
@@ -27,20 +27,12 @@ EVERYBODY = "-"
 CHUNK = 1 << 18
 CHUNK_TIMEOUT_S = 30.0
 MAX_NAME_CHARS = 200
-LIMIT = 10_000
 # What a form has besides its file: other fields, and the lines between them.
 FORM_BYTES = 64 << 10
 
+T = TypeVar("T", FileObject, BatchObject)
+
 log = structlog.get_logger()
-
-
-class FileQuery(msgspec.Struct, frozen=True):
-    """GET /v1/files. after: the last file that the client has seen."""
-
-    purpose: str | None = None
-    limit: Annotated[int, msgspec.Meta(ge=1, le=LIMIT)] = LIMIT
-    order: Literal["asc", "desc"] = "desc"
-    after: str | None = None
 
 
 class FilesApi:
@@ -55,7 +47,7 @@ class FilesApi:
         """GET /v1/files."""
         try:
             asked = read(dict(request.query_params), FileQuery)
-            files = await patiently(lambda: self._files.list(EVERYBODY, LIMIT), BRIEF_S)
+            files = await patiently(lambda: self._files.list(EVERYBODY, MAX_FILES), BRIEF_S)
         except CorollaError as error:
             return refusal(error)
         if asked.order == "asc":
@@ -89,7 +81,7 @@ class FilesApi:
             await asyncio.to_thread(self._storage.remove, file.id)
         except CorollaError as error:
             return refusal(error)
-        return json_answer({"id": file.id, "object": "file", "deleted": True})
+        return json_answer(DeletedFile(file.id))
 
     async def content(self, request: Request) -> Response:
         """GET /v1/files/{id}/content."""
@@ -155,11 +147,11 @@ def no_file(id: str) -> CorollaError:
     return CorollaError(Code.SESSION_NOT_FOUND, f"No such file: {ascii(id)[1:-1][:64]}")
 
 
-def page(rows: "list[dict[str, object]]", limit: int) -> dict[str, object]:
+def page(rows: "list[T]", limit: int) -> Page[T]:
     """A list's object, of at most `limit` rows."""
     shown = rows[:limit]
-    ends = {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]} if shown else {"first_id": None, "last_id": None}
-    return {"object": "list", "data": shown, **ends, "has_more": len(rows) > limit}
+    first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
+    return Page(shown, first, last, len(rows) > limit)
 
 
 async def _body(request: Request, limit: int) -> AsyncGenerator[bytes, None]:

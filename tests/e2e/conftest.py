@@ -38,6 +38,12 @@ repository = "corolla/oracle"
 name = "Oracle"
 backend = "oracle"
 step_ms = 20
+[[families.models]]
+repository = "corolla/alpaca-2"
+aliases = ["chinese-llama-alpaca-2"]
+name = "As older servers have it"
+backend = "oracle"
+chat = { template = "alpaca2", wrap_completions = true }
 """
 
 

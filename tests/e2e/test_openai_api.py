@@ -17,7 +17,7 @@ from worker.oracle_backend import text, token
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-MODEL = "corolla/oracle"
+MODEL, ALPACA = "corolla/oracle", "corolla/alpaca-2"
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 HI = [{"role": "user", "content": "hi"}]
 PROMPT = "Human: hi###Assistant:"  # HI, by the plain template; a byte is a token
@@ -280,6 +280,12 @@ REFUSED = {
 }
 
 
+def test_roles_that_a_template_does_not_take(client: httpx.Client) -> None:
+    answers = [client.post(CHAT, json={"model": ALPACA, "messages": HI + HI, "stream": each}) for each in (True, False)]
+    assert [answer.status_code for answer in answers] == [400, 400]
+    assert "must speak in turn" in answers[0].json()["error"]["message"]
+
+
 @pytest.mark.parametrize("field", REFUSED)
 def test_what_cannot_be_had_is_refused_by_name(client: httpx.Client, field: str) -> None:
     extra = {"num_beams": 2} if field == "length_penalty" else {}
@@ -302,9 +308,9 @@ def test_a_context_that_is_too_long(client: httpx.Client) -> None:
 
 
 def test_models(client: httpx.Client) -> None:
-    (only,) = client.get("/v1/models").json()["data"]
-    assert (only["id"], only["object"]) == (MODEL, "model")
-    assert client.get(f"/v1/models/{MODEL}").json() == only
+    first, second = client.get("/v1/models").json()["data"]
+    assert (first["id"], first["object"], second["id"]) == (MODEL, "model", ALPACA)
+    assert client.get(f"/v1/models/{MODEL}").json() == first
     missing = client.post(CHAT, json={"model": "nobody", "messages": HI})
     assert (missing.status_code, missing.json()["error"]["message"]) == (404, "The model `nobody` does not exist.")
 

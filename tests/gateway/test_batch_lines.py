@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from gateway.batch_lines import Response, check, count, read_line, read_result, result
-from gateway.batch_records import MAX_LINES, Counts
+from gateway.batch_records import MAX_LINES
+from gateway.openai_objects import Counts
 
 URL = "/v1/completions"
 
