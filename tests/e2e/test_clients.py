@@ -74,7 +74,12 @@ def others(_oracle: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     ],
 )
 def test_a_client(oracle: Stack, others: dict[str, str], pins: str, suite: str) -> None:
-    environ = os.environ | others | {"COROLLA_URL": oracle.gateways[0].url, "WORDS": text(7, 0, 2000)}
+    run_suite(pins, suite, others | {"COROLLA_URL": oracle.gateways[0].url})
+
+
+def run_suite(pins: str, suite: str, environ: dict[str, str]) -> None:
+    """Run a suite with that client; it passes as a whole."""
+    environ = os.environ | {"WORDS": text(7, 0, 2000)} | environ
     # Without the conftest files of this project, which need its packages.
     folders = ["-c", os.devnull, "--rootdir", str(SUITES), "--confcutdir", str(SUITES)]
     options = ["-q", "--tb=short", "-p", "no:cacheprovider", "--import-mode=importlib", *folders]
