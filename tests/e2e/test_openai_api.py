@@ -308,7 +308,7 @@ def test_a_context_that_is_too_long(client: httpx.Client) -> None:
 
 
 def test_models(client: httpx.Client) -> None:
-    first, second = client.get("/v1/models").json()["data"]
+    first, second, _ = client.get("/v1/models").json()["data"]
     assert (first["id"], first["object"], second["id"]) == (MODEL, "model", ALPACA)
     assert client.get(f"/v1/models/{MODEL}").json() == first
     missing = client.post(CHAT, json={"model": "nobody", "messages": HI})
