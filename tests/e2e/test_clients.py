@@ -1,21 +1,19 @@
-"""Other people's clients, each version in an environment of its own: the worker's pins do not fit theirs."""
+"""Other people's clients, in the versions that clients/*.txt pin."""
 
-import hashlib
 import os
 import subprocess
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import ORACLES, Stack
-from tests.services import ROOT, Gateway
+from tests.e2e.environments import PINS, interpreter
+from tests.services import Gateway
 from worker.oracle_backend import text
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-SUITES = Path(__file__).parent / "clients"
 IDLE = """
 [[families]]
 name = "Idle"
@@ -24,21 +22,6 @@ repository = "corolla/idle"
 name = "Idle"
 backend = "oracle"
 """
-
-
-def python(pins: str) -> str:
-    """An interpreter with what that file pins, made once; without a package index a test is skipped, but not in CI."""
-    file = SUITES / f"{pins}.txt"
-    folder = ROOT / "var" / "clients" / f"{pins}-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}"
-    interpreter = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        command = [str(interpreter), "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", str(file)]
-        made = subprocess.run(command, check=False, capture_output=True, text=True, timeout=500)
-        if made.returncode:
-            (pytest.fail if "CI" in os.environ else pytest.skip)(f"{pins} cannot be installed: {made.stderr[-300:]}")
-        (folder / "complete").touch()
-    return str(interpreter)
 
 
 SHORT = """
@@ -93,17 +76,25 @@ def others(_oracle: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def test_a_client(oracle: Stack, others: dict[str, str], pins: str, suite: str) -> None:
     environ = os.environ | others | {"COROLLA_URL": oracle.gateways[0].url, "WORDS": text(7, 0, 2000)}
     # Without the conftest files of this project, which need its packages.
-    folders = ["-c", os.devnull, "--rootdir", str(SUITES), "--confcutdir", str(SUITES)]
+    folders = ["-c", os.devnull, "--rootdir", str(PINS), "--confcutdir", str(PINS)]
     options = ["-q", "--tb=short", "-p", "no:cacheprovider", "--import-mode=importlib", *folders]
-    command = [python(pins), "-m", "pytest", *options, str(SUITES / f"suite_{suite}.py")]
-    ran = subprocess.run(command, check=False, cwd=SUITES, env=environ, capture_output=True, text=True, timeout=300)
+    command = [str(interpreter(pins)), "-m", "pytest", *options, str(PINS / f"suite_{suite}.py")]
+    ran = subprocess.run(command, check=False, cwd=PINS, env=environ, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
 
 
 @pytest.mark.usefixtures("oracle")
 def test_whatever_the_document_allows_is_answered_as_it_says(others: dict[str, str], tmp_path: Path) -> None:
-    program = Path(python("schemathesis")).with_name("schemathesis")
-    options = ["--checks", CHECKS, "--max-examples", "120", "--generation-deterministic", "--phases", "coverage,fuzzing"]
+    program = interpreter("schemathesis").with_name("schemathesis")
+    options = [
+        "--checks",
+        CHECKS,
+        "--max-examples",
+        "120",
+        "--generation-deterministic",
+        "--phases",
+        "coverage,fuzzing",
+    ]
     command = [str(program), "run", f"{others['SHORT_URL']}/openapi.json", *options]
     ran = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
