@@ -7,20 +7,29 @@ import msgspec
 
 from gateway.openai_answers import ChatChoice, ChatDelta, Completion, TextChoice
 from gateway.openai_objects import (
+    BatchObject,
+    DeletedFile,
     Detokenized,
     EmbeddingList,
     ErrorAnswer,
+    FileObject,
     JobState,
     ModelCard,
     ModelList,
+    Page,
     Tokens,
 )
 from gateway.openai_types import (
+    BatchQuery,
+    BatchRequest,
+    Binary,
     CancelRequest,
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
     EmbeddingRequest,
+    FileQuery,
+    FileUpload,
     TokenizeRequest,
 )
 
@@ -42,6 +51,8 @@ _ERRORS = {
     504: "The answer was not finished in time.",
 }
 _BODY, _WORK = (400, 408, 413), (403, 404, 429, 500, 503, 504)
+_READ = (400, 500, 503)
+_JSON, _FORM, _BYTES = "application/json", "multipart/form-data", "application/octet-stream"
 _RESUMABLE = ("x-resumable", "`true` numbers the events of a stream, which can be gone on with at any gateway")
 _KEY = ("Idempotency-Key", "the same key with the same body gives the same job")
 _LAST = ("Last-Event-ID", "the id of the last event that was seen")
@@ -49,7 +60,10 @@ _LAST = ("Last-Event-ID", "the id of the last event that was seen")
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """One endpoint. streams: it may answer with server-sent events, each of this type. headers: name, meaning."""
+    """One endpoint. streams: it may answer with server-sent events, each of this type. headers: name, meaning.
+
+    kind, gives: media types of what it takes and answers. query: what may stand behind the path.
+    """
 
     method: str
     path: str
@@ -59,6 +73,9 @@ class Operation:
     takes: Any = None
     streams: Any = None
     headers: tuple[tuple[str, str], ...] = ()
+    kind: str = _JSON
+    gives: str = _JSON
+    query: type[msgspec.Struct] | None = None
 
 
 OPERATIONS = (
@@ -106,6 +123,24 @@ OPERATIONS = (
         (*_BODY, 404, 500, 503),
         CancelRequest,
     ),
+    Operation("get", "/v1/files", "The files, the newest first.", Page[FileObject], _READ, query=FileQuery),
+    Operation("post", "/v1/files", "Keep a file of requests.", FileObject, (*_BODY, 500, 503), FileUpload, kind=_FORM),
+    Operation("get", "/v1/files/{id}", "One file.", FileObject, (404, 500, 503)),
+    Operation("delete", "/v1/files/{id}", "Delete a file.", DeletedFile, (404, 500, 503)),
+    Operation("get", "/v1/files/{id}/content", "What is in a file.", Binary, (404, 500, 503), gives=_BYTES),
+    Operation("get", "/v1/batches", "The batches, the newest first.", Page[BatchObject], _READ, query=BatchQuery),
+    Operation(
+        "post",
+        "/v1/batches",
+        "Answer the requests of a file, after everybody else's.",
+        BatchObject,
+        (*_BODY, 404, 429, 500, 503),
+        BatchRequest,
+    ),
+    Operation("get", "/v1/batches/{id}", "Where a batch is.", BatchObject, (404, 500, 503)),
+    Operation(
+        "post", "/v1/batches/{id}/cancel", "End a batch; what it has is kept.", BatchObject, (400, 404, 500, 503)
+    ),
 )
 
 
@@ -133,7 +168,7 @@ def _operation(operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
         answers[str(status)] = {"description": _ERRORS[status], "content": content}
     told: dict[str, Any] = {"summary": operation.about, "responses": answers, "parameters": _parameters(operation)}
     if operation.takes:
-        content = {"application/json": {"schema": schemas[operation.takes]}}
+        content = {operation.kind: {"schema": schemas[operation.takes]}}
         told["requestBody"] = {"required": True, "content": content}
     return told
 
@@ -141,7 +176,7 @@ def _operation(operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
 def _content(operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if operation.answer:
-        content["application/json"] = {"schema": schemas[operation.answer]}
+        content[operation.gives] = {"schema": schemas[operation.answer]}
     if operation.streams:
         about = "The last event's data is `[DONE]`, all others' an object."
         data = {"type": "string", "description": about, "contentSchema": schemas[operation.streams]}
@@ -158,4 +193,9 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
     ]
     if brace:
         found.insert(0, {"name": rest.partition("}")[0], "in": "path", "required": True})
-    return [each | {"schema": {"type": "string"}} for each in found]
+    found = [each | {"schema": {"type": "string"}} for each in found]
+    return found + [_query(field) for field in msgspec.structs.fields(operation.query)] if operation.query else found
+
+
+def _query(field: msgspec.structs.FieldInfo) -> dict[str, Any]:
+    return {"name": field.encode_name, "in": "query", "schema": msgspec.json.schema(field.type)}
