@@ -90,7 +90,7 @@ def test_whatever_the_document_allows_is_answered_as_it_says(others: dict[str, s
         "--checks",
         CHECKS,
         "--max-examples",
-        "120",
+        "60",
         "--generation-deterministic",
         "--phases",
         "coverage,fuzzing",
