@@ -19,6 +19,8 @@ from shared.messages import JobRequest
 SEND_TIMEOUT_S = 30.0
 # The close code of a client that is done (RFC 6455, 7.4.1); after any other one a resumable client may come back.
 GOODBYE = 1000
+# The close code of a server that comes back, or others in its stead (registered with IANA for RFC 6455).
+RESTART = 1012
 
 
 class PetalsSocket:
@@ -33,7 +35,9 @@ class PetalsSocket:
             await websocket.close()
             return
         await websocket.accept()
-        await _Conversation(websocket, self._gateway).run()
+        conversation = _Conversation(websocket, self._gateway)
+        with self._gateway.drain.told(conversation.leave):
+            await conversation.run()
 
 
 class _Conversation:
@@ -64,6 +68,13 @@ class _Conversation:
                 raise result
         if self._dialogue.flooded:
             await self._perform_rest()
+
+    def leave(self) -> bool:
+        """End what cannot go on at another gateway when it has its answer. Whether there is anything to wait for."""
+        if self._dialogue.resumable:
+            return False
+        self._actions.put_nowait(Close(RESTART))
+        return True
 
     async def _read(self) -> None:
         """Feed frames to the dialogue until the client disconnects."""
