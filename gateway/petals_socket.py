@@ -21,6 +21,8 @@ SEND_TIMEOUT_S = 30.0
 GOODBYE = 1000
 # The close code of a server that comes back, or others in its stead (registered with IANA for RFC 6455).
 RESTART = 1012
+# Before the gateway stops: a client that was heard or answered less than so long ago may have a call on its way.
+QUIET_S = 1.0
 
 
 class PetalsSocket:
@@ -70,10 +72,11 @@ class _Conversation:
             await self._perform_rest()
 
     def leave(self) -> bool:
-        """End what cannot go on at another gateway when it has its answer. Whether there is anything to wait for."""
+        """The gateway stops: close after the answers that are asked for, unless the client goes on elsewhere."""
         if self._dialogue.resumable:
             return False
-        self._actions.put_nowait(Close(RESTART))
+        quiet_at = self._active_at + QUIET_S
+        asyncio.get_running_loop().call_at(quiet_at, self._actions.put_nowait, Close(RESTART))
         return True
 
     async def _read(self) -> None:
