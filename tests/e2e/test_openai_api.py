@@ -188,6 +188,28 @@ def test_logprobs_of_completions(client: httpx.Client) -> None:
     }
 
 
+def test_logprobs_of_prompts(client: httpx.Client) -> None:
+    one, two = words(2)[:5], words(2)[5:]
+    choice = complete(client, prompt="a@", logprobs=1, max_tokens=2, echo=True)["choices"][0]
+    assert choice["text"] == "a@" + words(2)
+    # of what was said the oracle's logarithm is the id by -256; and it is sure of its own words
+    assert choice["logprobs"] == {
+        "tokens": ["a", "@", one, two],
+        "token_logprobs": [None, -0.25, 0.0, 0.0],
+        "top_logprobs": [None, {"@": -0.25}, {one: 0.0}, {two: 0.0}],
+        "text_offset": [0, 1, 2, 7],
+    }
+    # as programs that compare texts ask: ids, and nothing to follow
+    content = complete(client, prompt=[[97, 64], [98, 32, 128]], logprobs=0, max_tokens=0, echo=True)
+    assert [each["text"] for each in content["choices"]] == ["a@", "b "]
+    told = [each["logprobs"]["token_logprobs"] for each in content["choices"]]
+    assert told == [[None, -0.25], [None, -0.125, -0.5]]
+    assert content["usage"] == {"prompt_tokens": 5, "completion_tokens": 0, "total_tokens": 5}
+    assert complete(client, prompt="hi", max_tokens=0, echo=True)["choices"][0]["text"] == "hi"
+    long = client.post(COMPLETIONS, json={"prompt": "a" * 9000, "max_tokens": 0, "echo": True, "logprobs": 0})
+    assert (long.status_code, long.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_logprobs_of_dialogues(client: httpx.Client, stream: bool) -> None:
     answer = client.post(
