@@ -242,6 +242,9 @@ def test_what_there_is_not_is_refused_and_not_ignored(field: str, value: object)
 def test_what_changes_nothing_is_not_refused() -> None:
     assert chat(tool_choice="none", modalities=["text"], response_format={"type": "text"}) == chat()
     assert chat_refused(response_format={"type": "json_object"}) == "response_format"
+    with pytest.raises(InvalidField, match=r"^`response_format` is not supported, other than {\"type\":\"text\"}$"):
+        chat(response_format={"type": "json_schema", "json_schema": {}})
+    assert completion(suffix="") == completion()
 
 
 def test_echo() -> None:
