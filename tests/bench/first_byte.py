@@ -67,6 +67,8 @@ class Caller:
 
     async def call(self) -> float | None:
         """Seconds to the first byte of the stream; None where it was not complete."""
+        while self._idle and self._idle[-1][0].at_eof():
+            self._idle.pop()[1].close()  # the gateway keeps no connection that was idle for long
         if not self._idle:
             self._idle.append(await asyncio.open_connection(self._host, self._port))
         reader, writer = self._idle.pop()
