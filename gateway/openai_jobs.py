@@ -14,10 +14,11 @@ from gateway.openai_desk import job_ids, refusal
 from gateway.openai_render import Note, Stream, read_note
 from gateway.openai_runs import streaming
 from gateway.openai_types import CancelRequest, read
-from gateway.openai_words import JOBS_PER_S, failure_event, failure_for, failure_of
+from gateway.openai_words import failure_event, failure_for, failure_of
 from gateway.orders import Order
 from gateway.patience import BRIEF_S, patiently
 from gateway.sse import EventStream
+from gateway.waits import JOBS_PER_S
 from shared.errors import CorollaError, InvalidField
 from shared.messages import Ending, FinishReason, JobFailed
 from shared.records import Position

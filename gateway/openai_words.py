@@ -8,14 +8,9 @@ import dataclasses
 
 import msgspec
 
+from gateway.waits import BRIEF_WAIT_S, busy_wait_s
 from shared.errors import Code, CorollaError, InvalidField, TooLong
 from shared.records import Busy
-
-# How long a client is asked to wait where more is not known.
-BRIEF_WAIT_S = 2
-LONGEST_WAIT_S = 60
-# Jobs that are taken to be done in a second, for a guess at how long a line of them is.
-JOBS_PER_S = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +66,7 @@ def failure_of(error: CorollaError) -> Failure:
         param = error.field or None
     if isinstance(error, TooLong) and error.lengths:
         text = too_long(*error.lengths)
-    wait_s = min(1 + error.depth // JOBS_PER_S, LONGEST_WAIT_S) if isinstance(error, Busy) else BRIEF_WAIT_S
+    wait_s = busy_wait_s(error) if isinstance(error, Busy) else BRIEF_WAIT_S
     return Failure(status, kind, text, param, code, wait_s if retry else None)
 
 

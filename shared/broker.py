@@ -61,7 +61,7 @@ class Broker:
 
         Raises Busy where a bound is reached, and CorollaError(SESSION_NOT_FOUND).
         """
-        status, depth = await self._link.run(
+        status, *waiting = await self._link.run(
             "submit",
             [self.keys.job(job.id)],
             job.id,
@@ -80,9 +80,9 @@ class Broker:
         )
         match status:
             case b"tenant busy":
-                raise Busy(Code.TENANT_BUSY, depth)
+                raise Busy(Code.TENANT_BUSY, *waiting)
             case b"busy":
-                raise Busy(Code.BUSY, depth)
+                raise Busy(Code.BUSY, *waiting)
             case b"no session":
                 raise CorollaError(Code.SESSION_NOT_FOUND, f"Session '{job.session}' expired or does not exist")
         return str(status, "ascii")
@@ -187,6 +187,7 @@ class Broker:
             CANCELLED,
             LATE,
             POISON,
+            self.timing.dead_ms,
             *entries,
         )
         claims = []

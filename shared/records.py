@@ -7,12 +7,16 @@ from shared.messages import Ending, JobRequest, LogEntry, Token
 
 
 class Busy(CorollaError):
-    """A job was refused: its tenant (TENANT_BUSY) or everybody (BUSY) has `depth` jobs waiting already."""
+    """A job was refused: its tenant (TENANT_BUSY) or everybody (BUSY) has `depth` jobs waiting already.
 
-    def __init__(self, code: Code, depth: int) -> None:
+    wait_ms: how long these take, by the mean time of the last ones; 0 where that is not known.
+    """
+
+    def __init__(self, code: Code, depth: int, wait_ms: int = 0) -> None:
         whose = "You have" if code is Code.TENANT_BUSY else "There are"
         super().__init__(code, f"{whose} {depth} requests waiting already, please try again later")
         self.depth = depth
+        self.wait_ms = wait_ms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +141,19 @@ class Appended:
     status: str
     last: int
     cancelled: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class DeadLetter:
+    """A job that was given up. at_ms: when, Unix time; tokens: how many it had; claims: how often it was begun."""
+
+    job: str
+    at_ms: int
+    model: str
+    priority: str
+    tenant: str
+    tokens: int
+    claims: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,18 +31,24 @@ local function unread(stream)
   return redis.call('XLEN', stream) - (pending.err and 0 or pending[1])
 end
 
--- Free slots of all live workers of a model, as of their last claim or beat.
-local function free_slots(model)
-  local free = 0
+-- Slots of all live workers of a model: 'free' as of their last claim or beat, or all ('slots').
+local function count_slots(model, which)
+  local count = 0
   for _, worker in ipairs(redis.call('SMEMBERS', P .. 'serving:' .. model)) do
-    free = free + (tonumber(redis.call('HGET', P .. 'worker:' .. worker, 'free')) or 0)
+    count = count + (tonumber(redis.call('HGET', P .. 'worker:' .. worker, which)) or 0)
   end
-  return free
+  return count
+end
+
+-- How long so many jobs of a model take, by the mean time of the last ones; 0 where that is not known.
+local function wait_ms(model, depth)
+  local pace, slots = tonumber(redis.call('HGET', P .. 'pace', model)), count_slots(model, 'slots')
+  return pace and slots > 0 and math.ceil(depth * pace / slots) or 0
 end
 
 -- Tenants take turns into the ready streams while these are shorter than twice the free slots.
 local function promote(model)
-  local room = 2 * free_slots(model)
+  local room = 2 * count_slots(model, 'free')
   for _, priority in ipairs(PRIORITIES) do
     room = room - unread(ready_key(model, priority))
   end
