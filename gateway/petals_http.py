@@ -1,6 +1,7 @@
 """The Petals Chat API over HTTP: generate, and sessions that any gateway serves.
 
-Every outcome is status 200 with {"ok": true, ...} or {"ok": false, "traceback": ...}.
+Every outcome is status 200 with {"ok": true, ...} or {"ok": false, "traceback": ...}; but who is to wait because too
+many wait already is told so by 429 (these are the client's own) or 503 as well.
 """
 
 import contextlib
@@ -18,10 +19,11 @@ from gateway.petals_fields import Fields, http_request, identifier, parse_call, 
 from gateway.petals_words import failure, not_public, session_not_found
 from gateway.petals_ws import session_length
 from gateway.presence import unless_gone
+from gateway.waits import busy_wait_s
 from shared.catalog import Model
-from shared.errors import CorollaError, InvalidField
+from shared.errors import Code, CorollaError, InvalidField
 from shared.messages import JobFailed, LogEntry
-from shared.records import SessionInfo
+from shared.records import Busy, SessionInfo
 
 DEFAULT_SESSION_LENGTH = 1024
 
@@ -49,16 +51,19 @@ class PetalsHttp:
         return await self._answer(request, self._close)
 
     async def _answer(self, request: Request, handler: Handler) -> Response:
-        headers: dict[str, str] = {}
+        status, headers = 200, {}
         try:
             fields = await read_fields(request, self._gateway.settings.max_body_bytes)
             client = request.client.host if request.client else "-"
             content = await unless_gone(request, handler(fields, client))
         except CorollaError as error:
             content = failure(error)
+            if isinstance(error, Busy):
+                status = 429 if error.code is Code.TENANT_BUSY else 503
+                headers["retry-after"] = str(busy_wait_s(error))
             if isinstance(error, BodyRefused):
                 headers["connection"] = "close"
-        return json_answer(content, headers=headers)
+        return json_answer(content, status, headers)
 
     async def _generate(self, fields: Fields, client: str) -> Content:
         call = parse_call(fields, self._rules.max_prompt_chars, self._rules.draw_seed)
