@@ -1,6 +1,7 @@
 """What the OpenAI API answers with: objects, as types, and how deltas become them. Pure."""
 
 from collections.abc import Iterable, Sequence
+from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -84,14 +85,17 @@ class ChatDelta(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
 
 
-class Completion(msgspec.Struct, frozen=True):
+Choice = TypeVar("Choice", TextChoice, ChatChoice, ChatDelta, TextChoice | ChatChoice, TextChoice | ChatDelta)
+
+
+class Completion(msgspec.Struct, Generic[Choice], frozen=True):
     """An answer, or a chunk of one. usage: in chunks only where it was asked for, null but in the last one."""
 
     id: str
     object: str
     created: int
     model: str
-    choices: Sequence[TextChoice | ChatChoice | ChatDelta]
+    choices: Sequence[Choice]
     usage: Usage | UnsetType | None = UNSET
 
 

@@ -13,6 +13,7 @@ from gateway.errors import json_answer
 from gateway.gateway import Gateway, new_id
 from gateway.openai_calls import Call, chat_call, completion_call, require_one
 from gateway.openai_desk import choose_id, job_ids, refusal, require_worker, tenant_of
+from gateway.openai_objects import ModelCard, ModelList
 from gateway.openai_prompts import Limits, find_model
 from gateway.openai_render import Frame, Note, Stream, Whole, frame_of
 from gateway.openai_runs import reading, running, streaming
@@ -45,7 +46,7 @@ class OpenAi:
     async def models(self, _: Request) -> Response:
         """GET /v1/models: those that are for everybody."""
         public = [model for model in self._gateway.catalog.models.values() if model.public_api]
-        return json_answer({"object": "list", "data": [self._card(model, model.key) for model in public]})
+        return json_answer(ModelList([self._card(model, model.key) for model in public]))
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{name}: one model, by its key or an alias."""
@@ -63,15 +64,8 @@ class OpenAi:
         """POST /v1/chat/completions."""
         return await self._answer(request, chat_call, ChatRequest)
 
-    def _card(self, model: Model, name: str) -> dict[str, object]:
-        return {
-            "id": name,
-            "object": "model",
-            "created": self._started,
-            "owned_by": "corolla",
-            "root": model.key,
-            "max_model_len": model.chat.max_session_length,
-        }
+    def _card(self, model: Model, name: str) -> ModelCard:
+        return ModelCard(name, self._started, model.key, model.chat.max_session_length)
 
     async def _answer(
         self, request: Request, parse: Parse, kind: type[ChatRequest | CompletionRequest]

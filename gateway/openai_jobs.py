@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,6 +10,7 @@ from gateway.bodies import json_fields, read_body
 from gateway.errors import failure_answer, json_answer
 from gateway.gateway import Gateway
 from gateway.openai_desk import job_ids, refusal
+from gateway.openai_objects import JobState
 from gateway.openai_render import Note, Stream, read_note
 from gateway.openai_runs import streaming
 from gateway.openai_types import CancelRequest, read
@@ -25,20 +25,6 @@ from shared.records import Position
 
 _ID = re.compile(r"(?:chat)?cmpl-([0-9a-f]{32})")
 _EVENT = re.compile(r"\d{1,15}", re.ASCII)
-
-
-class JobState(msgspec.Struct, frozen=True):
-    """A job. status: queued, in_progress, completed, failed or cancelled. position: in the queue, from 1, while it is
-    queued; estimated_wait_s: how long that may take, roughly. tokens: made so far."""
-
-    id: str
-    status: str
-    created: int
-    model: str
-    tokens: int
-    position: int | None
-    estimated_wait_s: int | None
-    object: str = "job"
 
 
 class NoJob(Exception):

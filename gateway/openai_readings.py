@@ -11,6 +11,7 @@ from gateway.bodies import json_fields, read_body
 from gateway.errors import json_answer
 from gateway.gateway import Gateway, new_id
 from gateway.openai_desk import job_ids, refusal, require_worker, tenant_of
+from gateway.openai_objects import Detokenized, Embedding, EmbeddingList, ReadingUsage, Tokens
 from gateway.openai_prompts import Limits
 from gateway.openai_runs import reading
 from gateway.openai_texts import Reading, detokenize_call, embedding_call, tokenize_call
@@ -56,29 +57,25 @@ class Readings:
         except CorollaError as error:
             return refusal(error)
 
-    def _tokens(self, asked: Reading, found: Sequence[Read]) -> object:
+    def _tokens(self, asked: Reading, found: Sequence[Read]) -> Tokens:
         ((tokens, _),) = found
         ids = [token.id for token in tokens]
         model = self._gateway.catalog.models[asked.requests[0].model]
-        return {"tokens": ids, "count": len(ids), "max_model_len": model.chat.max_session_length}
+        return Tokens(ids, len(ids), model.chat.max_session_length)
 
 
-def _text(_: Reading, found: Sequence[Read]) -> object:
+def _text(_: Reading, found: Sequence[Read]) -> Detokenized:
     ((tokens, _ending),) = found
-    return {"prompt": "".join(token.text for token in tokens)}
+    return Detokenized("".join(token.text for token in tokens))
 
 
-def _embeddings(asked: Reading, found: Sequence[Read]) -> object:
+def _embeddings(asked: Reading, found: Sequence[Read]) -> EmbeddingList:
     count = sum(ending.prompt_tokens for _, ending in found)
-    rows = [
-        {"object": "embedding", "index": index, "embedding": _vector(ending.embedding, asked.base64)}
-        for index, (_, ending) in enumerate(found)
-    ]
-    usage = {"prompt_tokens": count, "total_tokens": count}
-    return {"object": "list", "data": rows, "model": asked.model, "usage": usage}
+    rows = [Embedding(index, _vector(ending.embedding, asked.base64)) for index, (_, ending) in enumerate(found)]
+    return EmbeddingList(rows, asked.model, ReadingUsage(count, count))
 
 
-def _vector(raw: bytes, as_base64: bool) -> str | list[float]:
+def _vector(raw: bytes, as_base64: bool) -> list[float] | str:
     if as_base64:
         return base64.b64encode(raw).decode()
     return list(struct.unpack(f"<{len(raw) // 4}f", raw))

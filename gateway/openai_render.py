@@ -91,7 +91,7 @@ class Whole:
         if isinstance(entry.ending, JobFinished):
             self._endings.append(entry.ending)
 
-    def content(self) -> Completion:
+    def content(self) -> Completion[TextChoice | ChatChoice]:
         """The answer; all jobs have ended."""
         frame = self._frame
         kind = "chat.completion" if frame.chat else "text_completion"

@@ -11,13 +11,18 @@ import msgspec
 from msgspec import Meta
 
 from shared.errors import InvalidField
+from shared.sampling import MOST
 
 MAX_CHOICES = 16
 MAX_PROMPTS = 128
 MAX_STOPS = 4
 MAX_STOP_CHARS = 1000
+MAX_FILES = 10_000
+MAX_BATCHES = 100
 
+Binary = Annotated[str, Meta(extra_json_schema={"format": "binary"})]
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+TokenId = Annotated[int, Meta(ge=0, le=MOST)]
 Stop = Annotated[str, Meta(max_length=MAX_STOP_CHARS)]
 
 
@@ -68,7 +73,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
 class CompletionRequest(Common, frozen=True, kw_only=True):
     """POST /v1/completions."""
 
-    prompt: str | list[str | int | list[int]] | None = None
+    prompt: str | list[str | TokenId | list[TokenId]] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     echo: bool | None = None
 
@@ -110,14 +115,14 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
 class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     """POST /v1/detokenize."""
 
-    tokens: list[int]
+    tokens: list[TokenId]
     model: str | None = None
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """POST /v1/embeddings. dimensions: only the model's own number of them can be had."""
 
-    input: str | list[str | int | list[int]]
+    input: str | list[str | TokenId | list[TokenId]]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
@@ -128,6 +133,44 @@ class CancelRequest(msgspec.Struct, frozen=True):
     """POST /v1/cancel. id: of an answer, as the client saw it."""
 
     id: str
+
+
+class FileUpload(msgspec.Struct, frozen=True):
+    """POST /v1/files: a form. file: requests, a JSON object a line."""
+
+    file: Binary
+    purpose: Literal["batch"]
+
+
+class FileQuery(msgspec.Struct, frozen=True):
+    """GET /v1/files. after: the last file that the client has seen."""
+
+    purpose: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_FILES)] = MAX_FILES
+    order: Literal["asc", "desc"] = "desc"
+    after: str | None = None
+
+
+class BatchRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /v1/batches. completion_window: hours, such as 24h."""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str = "24h"
+    metadata: (
+        Annotated[
+            dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+            Meta(max_length=16),
+        ]
+        | None
+    ) = None
+
+
+class BatchQuery(msgspec.Struct, frozen=True):
+    """GET /v1/batches. after: the last batch that the client has seen."""
+
+    limit: Annotated[int, Meta(ge=1, le=MAX_BATCHES)] = 20
+    after: str = ""
 
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -8,6 +8,7 @@ import dataclasses
 
 import msgspec
 
+from gateway.openai_objects import ErrorAnswer, ErrorFields
 from gateway.waits import BRIEF_WAIT_S, busy_wait_s
 from shared.errors import Code, CorollaError, InvalidField, TooLong
 from shared.records import Busy
@@ -24,10 +25,10 @@ class Failure:
     code: str | None = None
     retry_after_s: int | None = None
 
-    def content(self) -> dict[str, object]:
+    def content(self) -> ErrorAnswer:
         """The body."""
-        fields = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return {"error": fields, "object": "error", **fields}
+        fields = ErrorFields(self.message, self.type, self.param, self.code)
+        return ErrorAnswer(fields, self.message, self.type, self.param, self.code)
 
     def headers(self) -> dict[str, str]:
         """What tells the official client whether to try again."""

@@ -1,8 +1,11 @@
 """A job as an endpoint asks for it, and what it hears of it besides log entries."""
 
 import dataclasses
+from typing import Literal
 
 from shared.messages import JobRequest
+
+Priority = Literal["interactive", "batch"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Order:
     resumable: bool = False
     progress: bool = False
     note: bytes = b""
+    priority: Priority = "interactive"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,6 +48,10 @@ class Broker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Drop all connections."""
         await self._link.close()
 
     async def ping(self) -> None:

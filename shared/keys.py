@@ -49,6 +49,8 @@ class Keys:
         element a turn; session:S:turns (list): jobs in line
     sessions (zset): open sessions by expiry; due (zset): unfinished jobs by the time at which they must be looked at
     dead (stream, bounded): ids of jobs given up; pace (hash): model → mean time of its jobs, ms
+    file:F, batch:B (hash): body (JSON) and version of a record; owned:KIND:OWNER (zset): ids by creation
+    RQ's own keys, for batches under way, begin with `rq:`.
     Channels: gateway:G events of the jobs it follows; control:W words to one worker.
     """
 
@@ -82,6 +84,12 @@ class Keys:
 
     def session(self, session: str) -> str:
         return f"{self.prefix}session:{session}"
+
+    def record(self, kind: str, id: str) -> str:
+        return f"{self.prefix}{kind}:{id}"
+
+    def records(self, kind: str, owner: str) -> str:
+        return f"{self.prefix}owned:{kind}:{owner}"
 
     def gateway_channel(self, gateway: str) -> str:
         return f"{self.prefix}gateway:{gateway}"

@@ -1,5 +1,6 @@
 """Errors of the OpenAI API: statuses, shapes, and whether to try again."""
 
+import msgspec
 import pytest
 
 from gateway.openai_words import failure_event, failure_for, failure_of, no_model
@@ -44,7 +45,7 @@ def test_all_four_keys_stand_inside_and_at_the_top() -> None:
         "param": "model",
         "code": "model_not_found",
     }
-    assert failure_of(no_model("x")).content() == {"error": four, "object": "error", **four}
+    assert msgspec.to_builtins(failure_of(no_model("x")).content()) == {"error": four, "object": "error", **four}
 
 
 def test_a_wrong_field_is_named() -> None:
@@ -67,7 +68,7 @@ def test_a_longer_line_means_a_longer_wait(depth: int, wait_s: str) -> None:
 
 
 def test_by_status() -> None:
-    assert failure_for(404, "Not Found").content()["code"] == "not_found"
+    assert failure_for(404, "Not Found").content().code == "not_found"
     assert failure_for(500, "Internal").headers() == {"x-should-retry": "false"}
     assert failure_for(503, "Restart").headers() == {"retry-after": "2"}
 
