@@ -43,6 +43,8 @@ class Broker:
         self.timing = timing or Timing()
         self.keys = keys or Keys()
         self._link = Link(url, self.keys.prefix)
+        self._server = ""
+        self._found_s = 0  # the server's uptime when it was first seen, 0 where no other one was seen before
 
     async def __aenter__(self) -> Self:
         return self
@@ -224,8 +226,12 @@ class Broker:
         await self._link.run("evacuate", [self.keys.worker(worker)], worker)
 
     async def reap(self) -> None:
-        """Take lost jobs from dead and silent workers; not just after Redis came back, when all have been silent."""
-        if await self._link.uptime_s() * 1000 > self.timing.lease_ms:
+        """Take lost jobs from dead and silent workers; not just after Redis came back, or another server took its
+        place, when all have been silent."""
+        server, uptime_s = await self._link.server()
+        if server != self._server:
+            self._server, self._found_s = server, uptime_s if self._server else 0
+        if (uptime_s - self._found_s) * 1000 > self.timing.lease_ms:
             await self._link.run("reap", [self.keys.workers], self.timing.lease_ms)
 
     async def control(self, worker: str) -> AsyncIterator[CancelJob | CloseSession]:

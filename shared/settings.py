@@ -119,8 +119,8 @@ def read(kind: type[T], environ: Mapping[str, str] | None = None) -> T:
 REDIS_URL = text(
     "redis://127.0.0.1:6379/0",
     "the broker, Redis 7 or Valkey 8 and later; a password belongs into this URL",
-    "a URL that starts with redis://, rediss:// or unix://",
-    r"(redis|rediss|unix)://\S+",
+    "a URL that starts with redis://, rediss:// or unix://, or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE",
+    r"(redis|rediss|unix)://\S+|rediss?\+sentinel://([^/\s]*@)?[^/@\s,]+:\d+(,[^/@\s,]+:\d+)*/[^/\s]\S*",
 )
 CATALOG = text("deploy/catalogs/local.toml", "the catalogue of models, a TOML file", "the path of a TOML file")
 LOG_LEVEL = choice("info", "least severe line that is logged", ("debug", "info", "warning", "error"))
