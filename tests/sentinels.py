@@ -46,7 +46,7 @@ class Sentinels:
         with redis.Redis(port=self.ports[0], protocol=2) as client:
             found = client.sentinel_get_master_addr_by_name(SERVICE)
         assert isinstance(found, tuple)
-        return found[1]
+        return int(found[1])
 
     def _sentinel(self, port: int) -> "subprocess.Popen[bytes]":
         file = self._folder / f"sentinel-{port}.conf"

@@ -18,7 +18,9 @@ def bury(valkey: Valkey, job: str) -> None:
     """Leave what the broker leaves of a job that was given up."""
     entry = valkey.client.xadd("{p}:dead", {"job": job}, id="1000-*")
     fields = {"dead": entry, "model": "m", "priority": "batch", "tenant": "t", "session": "", "last": 3, "claims": 4}
-    valkey.client.hset(f"{{p}}:job:{job}", mapping={**fields, "state": "done", "request": "a secret"})
+    fields |= {"state": "done", "request": "a secret"}
+    for name, value in fields.items():
+        valkey.client.hset(f"{{p}}:job:{job}", name, value)
 
 
 def test_list_requeue_and_drop(valkey: Valkey) -> None:

@@ -253,6 +253,27 @@ async def test_no_job_is_taken_while_the_server_has_just_come_back(broker: Broke
         assert await patient.claim(OTHER, 1, 0) == []
 
 
+async def test_no_job_is_taken_while_another_server_has_just_taken_its_place(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([("one", 100), ("two", 500), ("two", 500), ("two", 501)])
+    reaped: list[str] = []
+
+    async def server() -> tuple[str, int]:
+        return next(answers)
+
+    async def run(name: str, *_: object) -> None:
+        reaped.append(name)
+
+    monkeypatch.setattr(broker._link, "server", server)
+    monkeypatch.setattr(broker._link, "run", run)
+    counts = []
+    for _ in range(4):
+        await broker.reap()
+        counts.append(len(reaped))
+    assert counts == [1, 1, 1, 2]
+
+
 async def test_draining_is_no_attempt(broker: Broker, valkey: Valkey) -> None:
     await submit(broker, job("j1"))
     for _ in range(10):
@@ -354,11 +375,11 @@ async def test_a_refusal_tells_how_long_those_before_take(broker: Broker, valkey
 
 async def test_the_mean_time_of_a_models_answers(broker: Broker, valkey: Valkey) -> None:
     def pace() -> float:
-        return float(valkey.client.hget("{p}:pace", MODEL))
+        return float(valkey.client.hget("{p}:pace", MODEL) or 0)
 
     await submit(broker, job("j1"))
     claim = await claim_one(broker)
-    started = int(valkey.client.hget("{p}:job:j1", "started"))
+    started = int(valkey.client.hget("{p}:job:j1", "started") or 0)
     valkey.client.hset("{p}:job:j1", "started", started - 1600)
     await append(broker, claim, 1, (A,), DONE)
     first = pace()
