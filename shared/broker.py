@@ -2,20 +2,19 @@
 
 import secrets
 import struct
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, Self
 
 import msgspec
 
 from shared.errors import Code, CorollaError
 from shared.keys import LANES, Keys, Timing
-from shared.link import Link, SyncLink
+from shared.link import Link
 from shared.messages import FinishReason, JobFailed, JobFinished, LogEntry, decode_entry, decode_request, encode
 from shared.records import (
     Append,
     Appended,
     Attached,
-    Beat,
     Bounds,
     Busy,
     CancelJob,
@@ -65,7 +64,8 @@ class Broker:
     async def submit(self, job: Submission, bounds: Bounds) -> str:
         """Accept a job: "accepted", or "known" where that id was accepted before; the gateway follows it from here.
 
-        Raises Busy where a bound is reached, and CorollaError(SESSION_NOT_FOUND).
+        Raises Busy where a bound is reached, CorollaError(SESSION_NOT_FOUND), and CorollaError(INVALID) where the id is
+        that of another account's job.
         """
         status, *waiting = await self._link.run(
             "submit",
@@ -83,12 +83,20 @@ class Broker:
             bounds.tenant,
             bounds.total,
             job.note,
+            job.account,
+            job.payer,
+            bounds.requests_per_min,
+            bounds.tokens_per_min,
         )
         match status:
             case b"tenant busy":
                 raise Busy(Code.TENANT_BUSY, *waiting)
             case b"busy":
                 raise Busy(Code.BUSY, *waiting)
+            case b"too fast":
+                raise Busy(Code.RATE, *waiting)
+            case b"taken":
+                raise CorollaError(Code.INVALID, "The job's id is taken")
             case b"no session":
                 raise CorollaError(Code.SESSION_NOT_FOUND, f"Session '{job.session}' expired or does not exist")
         return str(status, "ascii")
@@ -102,9 +110,9 @@ class Broker:
         state, last, entries = found
         return Attached(str(state, "ascii"), last, tuple(_entry(raw) for raw in entries))
 
-    async def note(self, job: str) -> bytes | None:
-        """What the gateway that submitted the job noted about it; None where it is gone."""
-        found = await self._link.run("note", [self.keys.job(job)])
+    async def note(self, job: str, account: str = "") -> bytes | None:
+        """What the gateway that submitted the job noted about it; None where it is gone, or another account's."""
+        found = await self._link.run("note", [self.keys.job(job)], account)
         return None if found is None else bytes(found)
 
     async def detach(self, job: str, gateway: str, cancel: bool) -> None:
@@ -142,22 +150,24 @@ class Broker:
 
     # Sessions
 
-    async def open_session(self, session: str, model: str, max_length: int, idle_ms: int, limit: int) -> None:
+    async def open_session(
+        self, session: str, model: str, max_length: int, idle_ms: int, limit: int, account: str = ""
+    ) -> None:
         """Open a dialogue. Raises CorollaError(TOO_MANY_SESSIONS) where `limit` are open."""
         keys = [self.keys.session(session), self.keys.sessions]
-        if not await self._link.run("open_session", keys, session, model, max_length, idle_ms, limit):
+        if not await self._link.run("open_session", keys, session, model, max_length, idle_ms, limit, account):
             text = f"Too many opened inference sessions (max {limit}), please come back later"
             raise CorollaError(Code.TOO_MANY_SESSIONS, text)
 
-    async def session(self, session: str) -> SessionInfo | None:
-        """An open session, its life renewed; None where it expired or never was."""
-        found = await self._link.run("session", [self.keys.session(session)], session)
+    async def session(self, session: str, account: str = "") -> SessionInfo | None:
+        """An open session, its life renewed; None where it expired or never was, or is another account's."""
+        found = await self._link.run("session", [self.keys.session(session)], session, account)
         return SessionInfo(session, str(found[0], "utf-8"), found[1]) if found else None
 
-    async def close_session(self, session: str) -> None:
-        """Close a dialogue and cancel its jobs; one that is gone is closed already."""
+    async def close_session(self, session: str, account: str = "") -> None:
+        """Close a dialogue and cancel its jobs; one that is gone is closed already, another account's stays open."""
         keys = [self.keys.session(session), self.keys.sessions]
-        await self._link.run("close_session", keys, session, CANCELLED, self.timing.finished_ms)
+        await self._link.run("close_session", keys, session, CANCELLED, self.timing.finished_ms, account)
 
     # Workers
 
@@ -242,33 +252,8 @@ class Broker:
                 yield CancelJob(name) if word == "cancel" else CloseSession(name)
 
 
-class Heart:
-    """A worker's beat, for a thread of its own: blocking, over its own connection."""
-
-    def __init__(self, url: str, who: Registration, timing: Timing | None = None, keys: Keys | None = None) -> None:
-        self._who = who
-        self._timing = timing or Timing()
-        self._keys = keys or Keys()
-        self._link = SyncLink(url, self._keys.prefix, self._timing.beat_s)
-
-    def beat(self, leases: Iterable[tuple[str, str]], free: int) -> Beat:
-        """Renew the worker's life and its leases (job, epoch). Raises BrokerUnavailable."""
-        who = self._who
-        fixed = [who.worker, " ".join(who.models), who.slots, free, self._timing.lease_ms]
-        fenced, cancelled = self._link.run("beat", [self._keys.worker(who.worker)], *fixed, *_flat(leases))
-        return Beat(frozenset(_names(fenced)), frozenset(_names(cancelled)))
-
-    def close(self) -> None:
-        """Drop the connection."""
-        self._link.close()
-
-
 def _flat(leases: Iterable[tuple[str, str]]) -> list[str]:
     return [part for lease in leases for part in lease]
-
-
-def _names(raw: Iterable[bytes]) -> Iterator[str]:
-    return (str(name, "ascii") for name in raw)
 
 
 def _pack(ids: list[int]) -> bytes:

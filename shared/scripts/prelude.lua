@@ -46,6 +46,25 @@ local function wait_ms(model, depth)
   return pace and slots > 0 and math.ceil(depth * pace / slots) or 0
 end
 
+-- Rates, by the generic cell rate algorithm: each request, or token, takes so many ms; a caller may be a minute ahead.
+local function per_minute(number)
+  return number == '0' and 0 or 60000 / number
+end
+
+-- How long the caller must wait before it may go on.
+local function rate_wait(kind, payer, each_ms)
+  if each_ms == 0 then return 0 end
+  local until_ms = tonumber(redis.call('GET', P .. 'rate:' .. kind .. ':' .. payer) or 0)
+  return math.max(math.ceil(until_ms + each_ms - now_ms() - 60000), 0)
+end
+
+local function spend(kind, payer, ms)
+  if ms == 0 then return end
+  local key, now = P .. 'rate:' .. kind .. ':' .. payer, now_ms()
+  local until_ms = math.max(tonumber(redis.call('GET', key) or 0), now) + ms
+  redis.call('SET', key, until_ms, 'PX', math.ceil(until_ms - now))
+end
+
 -- Tenants take turns into the ready streams while these are shorter than twice the free slots.
 local function promote(model)
   local room = 2 * count_slots(model, 'free')
@@ -165,7 +184,8 @@ local function finish(job, last, tokens, ending, finished_ms)
   emit(job, last, tokens, ending)
   unplace(job)
   local key = P .. 'job:' .. job
-  local f = redis.call('HMGET', key, 'session', 'last')
+  local f = redis.call('HMGET', key, 'session', 'last', 'payer', 'token_ms')
+  if f[3] then spend('tokens', f[3], (f[2] - 1) * f[4]) end
   redis.call('HSET', key, 'state', 'done')
   redis.call('HDEL', key, 'request', 'stream', 'entry', 'cancelled')
   redis.call('ZREM', P .. 'due', job)

@@ -15,7 +15,8 @@ for i = 1, #entries - 1 do
   last = tonumber(string.match(entries[i][1], '^%d+'))
 end
 redis.call('XDEL', KEYS[3], f[1])
-redis.call('HDEL', KEYS[1], 'dead')
+-- Its tokens were counted as it was given up.
+redis.call('HDEL', KEYS[1], 'dead', 'payer', 'token_ms')
 redis.call('HSET', KEYS[1], 'last', last, 'stalls', 0, 'epoch', '', 'owner', '', 'deadline', now_ms() + left)
 redis.call('PEXPIRE', KEYS[1], left + ARGV[4])
 redis.call('ZADD', KEYS[4], now_ms() + left, job)

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared.broker import Broker, Heart
+from shared.broker import Broker
 from shared.errors import BrokerUnavailable, Code, CorollaError
+from shared.heart import Heart
 from shared.keys import Timing
 from shared.messages import Ending, FinishReason, JobFailed, JobFinished, JobRequest, LogEntry, Token
 from shared.records import (
