@@ -147,6 +147,8 @@ class Run:
                 priority=order.priority,
                 session=order.session,
                 note=order.note,
+                account=order.caller.account,
+                payer=order.caller.payer,
             )
             return await self._broker.submit(submission, bounds)
 
@@ -225,9 +227,9 @@ class Jobs:
             linger.cancel()
         await asyncio.gather(*self._lingers, *self._endings, return_exceptions=True)
 
-    def close_session(self, session: str) -> None:
+    def close_session(self, session: str, account: str) -> None:
         """Close a session whose client has gone; its jobs end with it."""
-        _keep(self._endings, self._brave(lambda: self._broker.close_session(session)))
+        _keep(self._endings, self._brave(lambda: self._broker.close_session(session, account)))
 
     def _leave(self, order: Order) -> None:
         if order.resumable:

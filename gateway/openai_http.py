@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.bodies import json_fields, read_body
+from gateway.callers import caller_of
 from gateway.errors import json_answer
 from gateway.gateway import Gateway, new_id
 from gateway.openai_calls import Call, chat_call, completion_call, require_one
@@ -97,7 +98,7 @@ class OpenAi:
         """The text that is to stand before each prompt's answers; only a worker knows that of ids."""
         given, model = asked.call.echoes, asked.call.requests[0].model
         spelled = [echo_of(prompt, model) for prompt in given if not isinstance(prompt, str)]
-        orders = [Order(new_id(), each, tenant=asked.tenant) for each in spelled]
+        orders = [Order(new_id(), each, tenant=asked.tenant, caller=asked.caller) for each in spelled]
         found = iter(await reading(self._gateway.jobs, orders) if orders else [])
         return tuple(
             prompt if isinstance(prompt, str) else "".join(token.text for token in next(found)[0]) for prompt in given
@@ -125,7 +126,8 @@ class _Asked:
 
     def __init__(self, call: Call, job: str, request: Request) -> None:
         self.call = call
-        self.tenant = tenant_of(request, call.user)
+        self.caller = caller_of(request)
+        self.tenant = tenant_of(self.caller, call.user)
         self.resumable = call.stream and request.headers.get("x-resumable", "").lower() == "true"
         if self.resumable:
             require_one(call, "A resumable stream")
@@ -137,7 +139,7 @@ class _Asked:
         """The jobs; the first has the id that the client sees, and the note."""
         notes = [msgspec.msgpack.encode(self._note(frame))] + [b""] * (len(self._ids) - 1)
         return [
-            Order(id, each, tenant=self.tenant, resumable=self._lasting, note=note)
+            Order(id, each, tenant=self.tenant, resumable=self._lasting, note=note, caller=self.caller)
             for id, each, note in zip(self._ids, self.call.requests, notes, strict=True)
         ]
 

@@ -46,6 +46,7 @@ _KINDS: dict[Code, tuple[int, str, str | None, str | None, bool]] = {
     Code.MODEL_NOT_PUBLIC: (403, "permission_error", _MODEL, "model_not_public", False),
     Code.SESSION_NOT_FOUND: (404, _INVALID, None, "not_found", False),
     Code.TENANT_BUSY: (429, "rate_limit_error", None, "rate_limit_exceeded", True),
+    Code.RATE: (429, "rate_limit_error", None, "rate_limit_exceeded", True),
     Code.BUSY: (503, _SERVER, None, "server_is_overloaded", True),
     Code.TOO_MANY_SESSIONS: (503, _SERVER, None, "server_is_overloaded", True),
     Code.SWARM: (503, _SERVER, None, "swarm_unavailable", True),
@@ -56,7 +57,13 @@ _KINDS: dict[Code, tuple[int, str, str | None, str | None, bool]] = {
     Code.POISON: (500, _SERVER, None, "given_up", False),
     Code.INTERNAL: (500, _SERVER, None, "internal_error", False),
 }
-_STATUS_KINDS = {404: (_INVALID, "not_found"), 405: (_INVALID, "method_not_allowed"), 503: (_SERVER, "restarting")}
+_STATUS_KINDS = {
+    401: (_INVALID, "invalid_api_key"),
+    403: ("permission_error", "missing_scope"),
+    404: (_INVALID, "not_found"),
+    405: (_INVALID, "method_not_allowed"),
+    503: (_SERVER, "restarting"),
+}
 
 
 def failure_of(error: CorollaError) -> Failure:
