@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from gateway.docs import Docs
 from gateway.errors import http_failure
 from gateway.gateway import Gateway, build
+from gateway.guard import Guard
 from gateway.middleware import Cors, Requests
 from gateway.openai_batches import BatchesApi
 from gateway.openai_files import FilesApi
@@ -36,9 +37,12 @@ log = structlog.get_logger()
 def create_app(settings: Settings, catalog: Catalog, timing: Timing | None = None) -> Starlette:
     """The gateway as an ASGI application; it connects to the broker when it starts. Raises SettingError."""
     gateway = build(settings, catalog, timing)
+    layers = [Middleware(Cors, settings.cors_origins), Middleware(Requests, gateway.metrics)]
+    if settings.needs_keys:
+        layers.append(Middleware(Guard, gateway.keys))
     app = Starlette(
         routes=_routes(gateway),
-        middleware=[Middleware(Cors, settings.cors_origins), Middleware(Requests, gateway.metrics)],
+        middleware=layers,
         exception_handlers={HTTPException: http_failure},
         lifespan=lambda _: _living(gateway),
     )

@@ -2,20 +2,19 @@
 
 import secrets
 import struct
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, Self
 
 import msgspec
 
 from shared.errors import Code, CorollaError
 from shared.keys import LANES, Keys, Timing
-from shared.link import Link, SyncLink
+from shared.link import Link
 from shared.messages import FinishReason, JobFailed, JobFinished, LogEntry, decode_entry, decode_request, encode
 from shared.records import (
     Append,
     Appended,
     Attached,
-    Beat,
     Bounds,
     Busy,
     CancelJob,
@@ -43,6 +42,8 @@ class Broker:
         self.timing = timing or Timing()
         self.keys = keys or Keys()
         self._link = Link(url, self.keys.prefix)
+        self._server = ""
+        self._found_s = 0  # the server's uptime when it was first seen, 0 where no other one was seen before
 
     async def __aenter__(self) -> Self:
         return self
@@ -63,9 +64,10 @@ class Broker:
     async def submit(self, job: Submission, bounds: Bounds) -> str:
         """Accept a job: "accepted", or "known" where that id was accepted before; the gateway follows it from here.
 
-        Raises Busy where a bound is reached, and CorollaError(SESSION_NOT_FOUND).
+        Raises Busy where a bound is reached, CorollaError(SESSION_NOT_FOUND), and CorollaError(INVALID) where the id is
+        that of another account's job.
         """
-        status, depth = await self._link.run(
+        status, *waiting = await self._link.run(
             "submit",
             [self.keys.job(job.id)],
             job.id,
@@ -81,12 +83,20 @@ class Broker:
             bounds.tenant,
             bounds.total,
             job.note,
+            job.account,
+            job.payer,
+            bounds.requests_per_min,
+            bounds.tokens_per_min,
         )
         match status:
             case b"tenant busy":
-                raise Busy(Code.TENANT_BUSY, depth)
+                raise Busy(Code.TENANT_BUSY, *waiting)
             case b"busy":
-                raise Busy(Code.BUSY, depth)
+                raise Busy(Code.BUSY, *waiting)
+            case b"too fast":
+                raise Busy(Code.RATE, *waiting)
+            case b"taken":
+                raise CorollaError(Code.INVALID, "The job's id is taken")
             case b"no session":
                 raise CorollaError(Code.SESSION_NOT_FOUND, f"Session '{job.session}' expired or does not exist")
         return str(status, "ascii")
@@ -100,9 +110,9 @@ class Broker:
         state, last, entries = found
         return Attached(str(state, "ascii"), last, tuple(_entry(raw) for raw in entries))
 
-    async def note(self, job: str) -> bytes | None:
-        """What the gateway that submitted the job noted about it; None where it is gone."""
-        found = await self._link.run("note", [self.keys.job(job)])
+    async def note(self, job: str, account: str = "") -> bytes | None:
+        """What the gateway that submitted the job noted about it; None where it is gone, or another account's."""
+        found = await self._link.run("note", [self.keys.job(job)], account)
         return None if found is None else bytes(found)
 
     async def detach(self, job: str, gateway: str, cancel: bool) -> None:
@@ -140,22 +150,24 @@ class Broker:
 
     # Sessions
 
-    async def open_session(self, session: str, model: str, max_length: int, idle_ms: int, limit: int) -> None:
+    async def open_session(
+        self, session: str, model: str, max_length: int, idle_ms: int, limit: int, account: str = ""
+    ) -> None:
         """Open a dialogue. Raises CorollaError(TOO_MANY_SESSIONS) where `limit` are open."""
         keys = [self.keys.session(session), self.keys.sessions]
-        if not await self._link.run("open_session", keys, session, model, max_length, idle_ms, limit):
+        if not await self._link.run("open_session", keys, session, model, max_length, idle_ms, limit, account):
             text = f"Too many opened inference sessions (max {limit}), please come back later"
             raise CorollaError(Code.TOO_MANY_SESSIONS, text)
 
-    async def session(self, session: str) -> SessionInfo | None:
-        """An open session, its life renewed; None where it expired or never was."""
-        found = await self._link.run("session", [self.keys.session(session)], session)
+    async def session(self, session: str, account: str = "") -> SessionInfo | None:
+        """An open session, its life renewed; None where it expired or never was, or is another account's."""
+        found = await self._link.run("session", [self.keys.session(session)], session, account)
         return SessionInfo(session, str(found[0], "utf-8"), found[1]) if found else None
 
-    async def close_session(self, session: str) -> None:
-        """Close a dialogue and cancel its jobs; one that is gone is closed already."""
+    async def close_session(self, session: str, account: str = "") -> None:
+        """Close a dialogue and cancel its jobs; one that is gone is closed already, another account's stays open."""
         keys = [self.keys.session(session), self.keys.sessions]
-        await self._link.run("close_session", keys, session, CANCELLED, self.timing.finished_ms)
+        await self._link.run("close_session", keys, session, CANCELLED, self.timing.finished_ms, account)
 
     # Workers
 
@@ -191,6 +203,7 @@ class Broker:
             CANCELLED,
             LATE,
             POISON,
+            self.timing.dead_ms,
             *entries,
         )
         claims = []
@@ -223,8 +236,12 @@ class Broker:
         await self._link.run("evacuate", [self.keys.worker(worker)], worker)
 
     async def reap(self) -> None:
-        """Take lost jobs from dead and silent workers; not just after Redis came back, when all have been silent."""
-        if await self._link.uptime_s() * 1000 > self.timing.lease_ms:
+        """Take lost jobs from dead and silent workers; not just after Redis came back, or another server took its
+        place, when all have been silent."""
+        server, uptime_s = await self._link.server()
+        if server != self._server:
+            self._server, self._found_s = server, uptime_s if self._server else 0
+        if (uptime_s - self._found_s) * 1000 > self.timing.lease_ms:
             await self._link.run("reap", [self.keys.workers], self.timing.lease_ms)
 
     async def control(self, worker: str) -> AsyncIterator[CancelJob | CloseSession]:
@@ -235,33 +252,8 @@ class Broker:
                 yield CancelJob(name) if word == "cancel" else CloseSession(name)
 
 
-class Heart:
-    """A worker's beat, for a thread of its own: blocking, over its own connection."""
-
-    def __init__(self, url: str, who: Registration, timing: Timing | None = None, keys: Keys | None = None) -> None:
-        self._who = who
-        self._timing = timing or Timing()
-        self._keys = keys or Keys()
-        self._link = SyncLink(url, self._keys.prefix, self._timing.beat_s)
-
-    def beat(self, leases: Iterable[tuple[str, str]], free: int) -> Beat:
-        """Renew the worker's life and its leases (job, epoch). Raises BrokerUnavailable."""
-        who = self._who
-        fixed = [who.worker, " ".join(who.models), who.slots, free, self._timing.lease_ms]
-        fenced, cancelled = self._link.run("beat", [self._keys.worker(who.worker)], *fixed, *_flat(leases))
-        return Beat(frozenset(_names(fenced)), frozenset(_names(cancelled)))
-
-    def close(self) -> None:
-        """Drop the connection."""
-        self._link.close()
-
-
 def _flat(leases: Iterable[tuple[str, str]]) -> list[str]:
     return [part for lease in leases for part in lease]
-
-
-def _names(raw: Iterable[bytes]) -> Iterator[str]:
-    return (str(name, "ascii") for name in raw)
 
 
 def _pack(ids: list[int]) -> bytes:

@@ -6,8 +6,8 @@ import time
 
 import structlog
 
-from shared.broker import Heart
 from shared.errors import BrokerUnavailable
+from shared.heart import Heart
 from shared.records import Beat
 from worker.engine import Engine
 from worker.run import Lease

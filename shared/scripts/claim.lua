@@ -1,7 +1,7 @@
 -- Give a worker jobs for its free slots.
 -- KEYS worker, its own stream
 -- ARGV prefix, worker, models (separated by spaces), slots, free, lease_ms, nonce, stall limit, finished_ms,
---      endings: cancelled, deadline, poison; then stream, entry, job of each entry that a blocking read has given already
+--      endings: cancelled, deadline, poison; dead_ms; then stream, entry, job of each entry that a blocking read has given already
 -- → per job: job, epoch, request, ms left, log entries, session or '', its max_length, held, committed ids (list)
 local worker, models, free = ARGV[2], ARGV[3], tonumber(ARGV[5])
 local nonce, finished_ms = ARGV[7], ARGV[9]
@@ -32,11 +32,17 @@ local function start(stream, entry, job)
     return finish_early(job, ARGV[10], finished_ms)
   end
   if tonumber(f[4]) >= tonumber(ARGV[8]) then
-    redis.call('XADD', P .. 'dead', 'MAXLEN', 1000, '*', 'job', job)
-    return finish_early(job, ARGV[12], finished_ms)
+    finish_early(job, ARGV[12], finished_ms)
+    -- What an operator needs to try it again: see requeue_dead.lua.
+    local dead = redis.call('XADD', P .. 'dead', 'MAXLEN', 1000, '*', 'job', job)
+    redis.call('HSET', key, 'request', f[6], 'dead', dead)
+    redis.call('PEXPIRE', key, ARGV[13])
+    redis.call('PEXPIRE', P .. 'log:' .. job, ARGV[13])
+    return
   end
   local epoch = (f[5] + 1) .. ':' .. nonce
-  redis.call('HSET', key, 'state', 'running', 'owner', worker, 'epoch', epoch, 'claims', f[5] + 1, 'stalls', f[4] + 1)
+  redis.call('HSET', key, 'state', 'running', 'owner', worker, 'epoch', epoch, 'claims', f[5] + 1, 'stalls', f[4] + 1,
+    'started', now_ms())
   local s = session_of(f[7])
   claims[#claims + 1] = { job, epoch, f[6], left, redis.call('XRANGE', P .. 'log:' .. job, '-', '+'), s[1], s[2], s[3], s[4] }
 end
@@ -56,7 +62,7 @@ local function read(stream)
 end
 
 touch_worker(worker, models, ARGV[4], free, ARGV[6])
-for i = 13, #ARGV, 3 do
+for i = 14, #ARGV, 3 do
   start(ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
 read(KEYS[2])
