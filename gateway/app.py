@@ -10,13 +10,12 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
-from starlette.staticfiles import StaticFiles
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from gateway.errors import http_failure
 from gateway.gateway import Gateway, build
 from gateway.middleware import Cors, Requests
-from gateway.pages import WEB, Pages
+from gateway.pages import Pages
 from gateway.petals_http import PetalsHttp
 from gateway.petals_socket import PetalsSocket
 from gateway.settings import Settings
@@ -52,10 +51,10 @@ def create_app(settings: Settings, catalog: Catalog, timing: Timing | None = Non
 
 
 def _routes(gateway: Gateway) -> list[BaseRoute]:
-    petals, status = PetalsHttp(gateway), Status(gateway)
+    petals, status, pages = PetalsHttp(gateway), Status(gateway), Pages()
     return [
-        Route("/", Pages(gateway.catalog).index),
-        Mount("/web", StaticFiles(directory=WEB)),
+        Route("/", pages.index),
+        Route("/web/{version}/{path:path}", pages.file),
         Route("/health/live", status.live),
         Route("/health/ready", status.ready),
         Route("/api/v1/models", status.models),
