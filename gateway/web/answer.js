@@ -1,6 +1,6 @@
 // An answer while it grows: blocks that are complete are made once, only the open one is made anew.
 
-import { closes, completeEnds, fenceOf } from "./blocks.js";
+import { closes, completePieces, fenceOf } from "./blocks.js";
 import { CodeBlock } from "./code-block.js";
 import { make } from "./make.js";
 import { rendered } from "./markdown.js";
@@ -11,6 +11,7 @@ export class Answer {
   #end = 0;
   #code = null;
   #marker = "";
+  #carry = "";
 
   constructor(element) {
     this.#element = element;
@@ -20,7 +21,7 @@ export class Answer {
   /** The text so far; it never changes but at its end. */
   show(text) {
     while (this.#code ? this.#readCode(text) : this.#readBlocks(text));
-    if (!this.#code) this.#open.replaceChildren(dressed(rendered(text.slice(this.#end))));
+    if (!this.#code) this.#open.replaceChildren(dressed(rendered(this.#carry + text.slice(this.#end))));
   }
 
   /** The whole text. */
@@ -34,12 +35,17 @@ export class Answer {
 
   /** Take in complete blocks; whether there may be more. */
   #readBlocks(text) {
-    for (const end of completeEnds(text.slice(this.#end)).map((each) => each + this.#end)) {
+    const before = this.#carry;
+    const { ends, carry } = completePieces(before + text.slice(this.#end));
+    const start = this.#end - before.length;
+    for (const end of ends.map((each) => each + start)) {
       if (this.#readFence(text)) return true;
-      this.#open.before(dressed(rendered(text.slice(this.#end, end)), true));
+      this.#open.before(dressed(rendered(this.#carry + text.slice(this.#end, end)), true));
+      this.#carry = "";
       this.#end = end;
     }
-    return this.#readFence(text);
+    if (ends.length) this.#carry = carry;
+    return this.#readFence(text) || ends.length > 0;
   }
 
   #readFence(text) {

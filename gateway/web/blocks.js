@@ -38,36 +38,40 @@ export function closes(line, marker) {
   return found !== null && found[1][0] === marker[0] && found[1].length >= marker.length;
 }
 
-/** How much of the text's beginning is complete, in characters, as the ends of its pieces. */
-export function completeEnds(source) {
+/**
+ * Where complete pieces of the text end, in characters. What follows the last one may still change.
+ *
+ * carry: what must be put before the rest, so that it is read as what it is: the head of a table that was cut.
+ */
+export function completePieces(source) {
   const tokens = new marked.Lexer(marked.defaults).blockTokens(source, []);
   while (tokens.length && tokens.at(-1).type === "space") tokens.pop();
   const ends = [];
   let end = 0;
-  for (const [index, token] of tokens.entries()) {
-    if (index === tokens.length - 1) ends.push(...endsWithin(token, source.slice(end)).map((each) => end + each));
-    else ends.push((end += token.raw.length));
-  }
-  return ends;
+  for (const token of tokens.slice(0, -1)) ends.push((end += token.raw.length));
+  const open = source.slice(end);
+  const cut = tokens.length ? cutWithin(tokens.at(-1), open) : 0;
+  if (!cut) return { ends, carry: "" };
+  const isTable = tokens.at(-1).type === "table" && cut < open.length;
+  return { ends: [...ends, end + cut], carry: isTable ? open.split("\n", 2).join("\n") + "\n" : "" };
 }
 
-/** Where the last block, which may grow, is cut because it is long. */
-function endsWithin(token, source) {
+/** Where the last block, which may grow, is cut because it is long; 0: it is not. */
+function cutWithin(token, source) {
   if (source.length > LONG_CHARS && token.type === "list" && token.items.length > 2) {
-    return [token.items.slice(0, -1).reduce((sum, item) => sum + item.raw.length, 0)];
+    return token.items.slice(0, -1).reduce((sum, item) => sum + item.raw.length, 0);
   }
   if (source.length > LONG_CHARS && token.type === "paragraph") return paragraphEnd(source);
-  if (source.length > LONGEST_CHARS) return [source.lastIndexOf("\n", source.length - 1) + 1].filter(Boolean);
-  return [];
+  return source.length > LONGEST_CHARS ? source.indexOf("\n", LONGEST_CHARS - LONG_CHARS) + 1 : 0;
 }
 
 function paragraphEnd(source) {
   for (const stop of [/[.!?。！？]["')\]]?\s+/g, /\s+/g]) {
     const ends = Array.from(source.slice(0, LONG_CHARS).matchAll(stop), (found) => found.index + found[0].length);
     const end = ends.reverse().find((each) => isBalanced(source.slice(0, each)));
-    if (end) return [end];
+    if (end) return end;
   }
-  return source.length > 2 * LONG_CHARS ? [LONG_CHARS] : [];
+  return source.length > 2 * LONG_CHARS ? LONG_CHARS : 0;
 }
 
 /** Whether no emphasis, code, link or formula is open at the end of the text. */

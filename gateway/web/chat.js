@@ -167,12 +167,12 @@ export class Chat {
     else this.#finish("failed", tell(news.kind, news.detail));
   }
 
-  #write({ tokens }) {
+  #write({ text, tokens }) {
     const now = performance.now();
     this.#firstAt ||= now;
     this.#lastAt = now;
     this.#tokens += tokens;
-    this.dialogue.messages.at(-1).text = this.#before + this.#exchange.text;
+    this.dialogue.messages.at(-1).text += text;
     if (this.state.phase !== "writing") this.#set({ phase: "writing" });
     this.#listener("text");
     this.#saving ||= setTimeout(() => this.saveDraft(), SAVE_MS);
