@@ -77,6 +77,7 @@ class App {
   #hear(chat, what) {
     if (what === "messages") this.#list();
     if (chat !== this.#chat) return;
+    if (what === "state" && chat.state.phase === "waiting") this.#models.refresh();
     if (what === "messages") this.#showMessages();
     if (what === "text") this.#view.grow();
     if (what !== "text") this.#showState();

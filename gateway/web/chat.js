@@ -106,11 +106,16 @@ export class Chat {
   /** Go on with an answer that was under way when the page was left. */
   resume(draft) {
     const last = this.dialogue.messages.at(-1);
-    last.text = this.#before = draft.before;
+    last.text = draft.before;
     const task = this.#task(last.model);
     last.text += draft.text;
+    if (!draft.cursor) {
+      this.#begin(this.#task(last.model)); // it was between two sessions
+      return;
+    }
+    this.#before = draft.before;
     this.#set({ phase: "waiting" });
-    this.#line.perform(this.#exchange.restore(task, draft));
+    this.#line.perform(this.#exchange.restore(task, { ...draft.cursor, text: draft.text }));
   }
 
   /** Keep the dialogue as it is now. */
@@ -153,13 +158,16 @@ export class Chat {
     this.save();
   }
 
+  /** What resume() needs: text and cursor belong together. */
   #draft() {
-    const draft = this.#exchange.draft();
-    return draft && { ...draft, before: this.#before };
+    if (!this.isBusy) return null;
+    const text = this.dialogue.messages.at(-1).text.slice(this.#before.length);
+    return { before: this.#before, text, cursor: this.#exchange.cursor() };
   }
 
   #hear(news) {
     if (news.tell === "text") this.#write(news);
+    else if (news.tell === "asked") this.saveDraft();
     else if (news.tell === "queued") this.#set({ phase: "waiting", ahead: news.ahead });
     else if (news.tell === "lost") this.#set({ phase: "lost", attempt: news.attempt });
     else if (news.tell === "back") this.#set({ phase: "writing" });

@@ -2,7 +2,7 @@
 // come out. It knows neither sockets nor clocks; line.js performs what it says.
 //
 // Actions: {do: "connect"} a new socket; {do: "hangup"} leave it; {do: "send", frame}; {do: "wait", ms} then call due().
-// News for whoever asked: {tell: "text", text, tokens}, {tell: "queued", ahead}, {tell: "lost", attempt},
+// News for whoever asked: {tell: "asked"} there is a cursor to come back to, {tell: "text", text, tokens}, {tell: "queued", ahead}, {tell: "lost", attempt},
 // {tell: "back"}, {tell: "ended", how}, {tell: "failed", kind, detail}.
 
 import { cutStop } from "./prompt.js";
@@ -64,22 +64,22 @@ export class Exchange {
     return this.#connect();
   }
 
-  /** Go on with an answer that was under way when the page was left. draft: see draft(). */
-  restore(task, draft) {
+  /** Go on with an answer that was under way when the page was left. cursor: see cursor(), and the text up to it. */
+  restore(task, cursor) {
     this.#rest();
-    const { job, seq, text, held, ...session } = draft;
+    const { job, seq, text, held, ...session } = cursor;
     session.text = (task.prompt + text).slice(0, held);
     Object.assign(this, { task, session, job, seq, text });
     this.wasLost = true;
     return this.#connect();
   }
 
-  /** What restore() needs; null while there is nothing to come back to. */
-  draft() {
-    const { session, job, seq, text } = this;
+  /** What restore() needs besides the text; null while there is nothing to come back to. */
+  cursor() {
+    const { session, job, seq } = this;
     if (!this.task || !session) return null;
     const { id, model, maxLength } = session;
-    return { id, model, maxLength, held: session.text.length, job, seq, text };
+    return { id, model, maxLength, held: session.text.length, job, seq };
   }
 
   /** The socket is open. */
@@ -180,7 +180,7 @@ export class Exchange {
     const inputs = (prompt + this.text).slice(this.session.text.length);
     const stops = { stop_sequence: chat.stop_token, extra_stop_sequences: chat.extra_stop_sequences };
     const frame = { type: "generate", job_id: this.job, max_new_tokens: 1, ...params, ...stops };
-    return [send(inputs ? { ...frame, inputs } : frame)];
+    return [send(inputs ? { ...frame, inputs } : frame), { tell: "asked" }];
   }
 
   /** Tokens to ask for: the first step that leaves room, and never fewer than were too few before. */

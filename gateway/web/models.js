@@ -12,7 +12,12 @@ export class Models {
   /** Read them, once and then again and again while somebody looks. Rejects where the first time fails. */
   async watch() {
     await this.#read();
-    setInterval(() => document.hidden || this.#read().catch(() => {}), PERIOD_MS);
+    setInterval(() => document.hidden || this.refresh(), PERIOD_MS);
+  }
+
+  /** Read them again; where that fails they stay as they are. */
+  refresh() {
+    return this.#read().catch(() => {});
   }
 
   listen(listener) {

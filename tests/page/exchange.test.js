@@ -218,9 +218,9 @@ test("a new question while one is answered leaves that answer", () => {
 });
 
 test("after a reload the answer goes on where it was read to", () => {
-  const draft = JSON.parse(JSON.stringify(writing(" one", " two").draft()));
+  const cursor = JSON.parse(JSON.stringify(writing(" one", " two").cursor()));
   const one = exchange();
-  assert.deepEqual(one.restore(task(), draft), [{ do: "connect" }]);
+  assert.deepEqual(one.restore(task(), { ...cursor, text: " one two" }), [{ do: "connect" }]);
   assert.equal(frames(one.connected())[0].after, 2);
   one.received(reply(" three", 3));
   one.received(reply("###", 4, true));
