@@ -44,7 +44,7 @@ def create_app(settings: Settings, catalog: Catalog, timing: Timing | None = Non
 
     return Starlette(
         routes=_routes(gateway),
-        middleware=[Middleware(Cors, settings.cors_origins), Middleware(Requests)],
+        middleware=[Middleware(Cors, settings.cors_origins), Middleware(Requests, gateway.metrics)],
         exception_handlers={HTTPException: http_failure},
         lifespan=lifespan,
     )
@@ -57,6 +57,7 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/web/{version}/{path:path}", pages.file),
         Route("/health/live", status.live),
         Route("/health/ready", status.ready),
+        Route("/metrics", gateway.metrics.scrape),
         Route("/api/v1/models", status.models),
         Route("/api/v1/generate", petals.generate, methods=["POST"]),
         Route("/api/v1/open_inference_session", petals.open_session, methods=["GET", "POST"]),
