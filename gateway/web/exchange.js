@@ -2,8 +2,9 @@
 // come out. It knows neither sockets nor clocks; line.js performs what it says.
 //
 // Actions: {do: "connect"} a new socket; {do: "hangup"} leave it; {do: "send", frame}; {do: "wait", ms} then call due().
-// News for whoever asked: {tell: "asked"} there is a cursor to come back to, {tell: "text", text, tokens}, {tell: "queued", ahead}, {tell: "lost", attempt},
-// {tell: "back"}, {tell: "ended", how}, {tell: "failed", kind, detail}.
+// News for whoever asked: {tell: "asked"} there is a cursor to come back to, {tell: "text", text, tokens},
+// {tell: "queued", ahead}, {tell: "lost", attempt}, {tell: "back"}, {tell: "ended", how},
+// {tell: "failed", kind, detail}.
 
 import { cutStop } from "./prompt.js";
 import { kindOf } from "./trouble.js";

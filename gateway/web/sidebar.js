@@ -71,7 +71,10 @@ export class Sidebar {
     };
     field.onblur = () => leave(field.value);
     field.onkeydown = (event) => {
-      if (event.key === "Enter" && !event.isComposing) leave(field.value);
+      if (event.key === "Enter" && !event.isComposing) {
+        event.preventDefault(); // or it would press the button that gets the focus
+        leave(field.value);
+      }
       if (event.key === "Escape") leave(dialogue.title);
       event.stopPropagation();
     };

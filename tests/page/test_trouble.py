@@ -73,7 +73,7 @@ async def test_the_place_in_the_queue(page: ChatPage, player: Player) -> None:
 
 
 async def test_a_long_dialogue_grows_its_session_and_then_offers_a_new_one(page: ChatPage, player: Player) -> None:
-    full = JobFailed(Code.TOO_LONG, "Maximum length exceeded: prefix 500 + current 20 exceeds pre-allocated maximum 512")
+    full = JobFailed(Code.TOO_LONG, "Maximum length exceeded: prefix 500 + current 20 exceeds maximum 512")
     # given a session that is too short
     await page.ask("hi")
     answer = await player.take()
