@@ -20,6 +20,7 @@ from gateway.petals_http import PetalsHttp
 from gateway.petals_socket import PetalsSocket
 from gateway.settings import Settings
 from gateway.status import Status
+from gateway.swarm import SwarmStatus
 from shared.catalog import Catalog
 from shared.keys import Timing
 
@@ -54,11 +55,13 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
     petals, status, pages = PetalsHttp(gateway), Status(gateway), Pages()
     return [
         Route("/", pages.index),
+        Route("/status", pages.status),
         Route("/web/{version}/{path:path}", pages.file),
         Route("/health/live", status.live),
         Route("/health/ready", status.ready),
         Route("/metrics", gateway.metrics.scrape),
         Route("/api/v1/models", status.models),
+        Route("/api/v1/status", SwarmStatus(gateway).status),
         Route("/api/v1/generate", petals.generate, methods=["POST"]),
         Route("/api/v1/open_inference_session", petals.open_session, methods=["GET", "POST"]),
         Route("/api/v1/close_inference_session", petals.close_session, methods=["GET", "POST"]),

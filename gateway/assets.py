@@ -19,8 +19,8 @@ PURIFY = "node_modules/dompurify/dist/purify.es.mjs"
 HIGHLIGHT = "node_modules/@highlightjs/cdn-assets/es/highlight.min.js"
 PACKAGED = (MARKED, PURIFY, HIGHLIGHT)
 
-# The modules that the chat starts with, and everything else.
-MODULES = (
+# The modules that each page starts with, and everything else.
+CHAT = (
     "announcer.js",
     "answer.js",
     "app.js",
@@ -42,15 +42,16 @@ MODULES = (
     "models.js",
     "notice.js",
     "prompt.js",
+    "runs.js",
     "settings.js",
     "sidebar.js",
     "store.js",
     "toast.js",
     "trouble.js",
-    "runs.js",
 )
-OTHERS = ("base.css", "chat.css", "highlight-worker.js", "icon.svg", "text.css", "theme.js")
-OWN = (*MODULES, *OTHERS)
+STATUS = ("block-chart.js", "make.js", "status.js")
+OTHERS = ("base.css", "chat.css", "highlight-worker.js", "icon.svg", "status.css", "text.css", "theme.js")
+OWN = (*CHAT, *(path for path in STATUS if path not in CHAT), *OTHERS)
 
 _TYPES = {
     ".css": "text/css; charset=utf-8",

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import string
+from collections.abc import Sequence
 
 import structlog
 from starlette.exceptions import HTTPException
@@ -10,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from gateway import assets
-from gateway.assets import MARKED, MODULES, PURIFY, WEB, Asset
+from gateway.assets import CHAT, MARKED, PURIFY, STATUS, WEB, Asset
 
 # Everything comes from here, nothing is inline, and only DOMPurify makes markup of text (Trusted Types).
 POLICY = (
@@ -24,17 +25,22 @@ log = structlog.get_logger()
 
 
 class Pages:
-    """The chat at /, what it loads from /web/VERSION/."""
+    """The chat at /, the status page, and what both load from /web/VERSION/."""
 
     def __init__(self) -> None:
         self._assets = assets.load()
-        self._index = self._page("index.html")
+        self._index = self._page("index.html", (*CHAT, MARKED, PURIFY))
+        self._status = self._page("status.html", STATUS)
         if self._assets.missing:
             log.warning("the page is not installed", missing=self._assets.missing)
 
     async def index(self, request: Request) -> Response:
         """GET /: the chat; 503 where its packages are not installed, which the API does not need."""
         return self._answer(request, self._index)
+
+    async def status(self, request: Request) -> Response:
+        """GET /status: what lives, how busy it is, and the swarm's blocks."""
+        return self._answer(request, self._status)
 
     async def file(self, request: Request) -> Response:
         """GET /web/VERSION/PATH: a file of the list, in the version that is here."""
@@ -53,11 +59,11 @@ class Pages:
             return Response(status_code=304, headers=headers)
         return _packed(request, page, headers)
 
-    def _page(self, name: str) -> Asset:
+    def _page(self, name: str, modules: Sequence[str]) -> Asset:
         template = string.Template((WEB / name).read_text(encoding="utf-8"))
         web = f"/web/{self._assets.version}"
         # Otherwise a browser learns of each module only from the one that imports it.
-        preloads = "\n".join(f'<link rel="modulepreload" href="{web}/{path}">' for path in (*MODULES, MARKED, PURIFY))
+        preloads = "\n".join(f'<link rel="modulepreload" href="{web}/{path}">' for path in modules)
         content = template.substitute(web=web, preloads=preloads).encode()
         return Asset("text/html; charset=utf-8", content, gzip.compress(content, 9, mtime=0))
 

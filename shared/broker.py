@@ -11,6 +11,7 @@ from shared.errors import Code, CorollaError
 from shared.keys import LANES, Keys, Timing
 from shared.link import Link, SyncLink
 from shared.messages import FinishReason, JobFailed, JobFinished, LogEntry, decode_entry, decode_request, encode
+from shared.overview import Overview, read_overview
 from shared.records import (
     Append,
     Appended,
@@ -29,10 +30,12 @@ from shared.records import (
     SessionSnapshot,
     Submission,
 )
+from shared.reports import Report, encode_report
 
 CANCELLED = encode(JobFinished(FinishReason.CANCELLED))
 LATE = encode(JobFailed(Code.DEADLINE, "The answer was not finished in time, please try again later"))
 UNREADABLE = JobFailed(Code.INTERNAL, "The worker does not understand the request, please try again later")
+NOTHING = Report()
 POISON = encode(JobFailed(Code.POISON, "The request was given up: every worker that tried it failed"))
 
 
@@ -147,6 +150,18 @@ class Broker:
         keys = [self.keys.session(session), self.keys.sessions]
         await self._link.run("close_session", keys, session, CANCELLED, self.timing.finished_ms)
 
+    # What lives
+
+    async def announce(self, gateway: str) -> None:
+        """This gateway lives; it counts as gone where it does not say so again for as long as a lease."""
+        await self._link.run("announce", [self.keys.gateways], gateway, self.timing.lease_ms)
+
+    async def overview(self, models: Iterable[str]) -> Overview:
+        """Live gateways and workers, and what waits; by model for these ones."""
+        names = list(models)
+        keys = [self.keys.gateways, self.keys.workers]
+        return read_overview(names, await self._link.run("overview", keys, *names))
+
     # Workers
 
     async def live_workers(self, models: Iterable[str]) -> dict[str, int]:
@@ -234,10 +249,10 @@ class Heart:
         self._keys = keys or Keys()
         self._link = SyncLink(url, self._keys.prefix, self._timing.beat_s)
 
-    def beat(self, leases: Iterable[tuple[str, str]], free: int) -> Beat:
+    def beat(self, leases: Iterable[tuple[str, str]], free: int, report: Report = NOTHING) -> Beat:
         """Renew the worker's life and its leases (job, epoch). Raises BrokerUnavailable."""
         who = self._who
-        fixed = [who.worker, " ".join(who.models), who.slots, free, self._timing.lease_ms]
+        fixed = [who.worker, " ".join(who.models), who.slots, free, self._timing.lease_ms, encode_report(report)]
         fenced, cancelled = self._link.run("beat", [self._keys.worker(who.worker)], *fixed, *_flat(leases))
         return Beat(frozenset(_names(fenced)), frozenset(_names(cancelled)))
 

@@ -77,7 +77,7 @@ class Stack:
         return (names - done) | pending
 
 
-RESTING = re.compile(r"\{p\}:(job:\w{32}|log:\w{32}|ready:.*|worker:.*|workers|serving:.*)")
+RESTING = re.compile(r"\{p\}:(job:\w{32}|log:\w{32}|ready:.*|worker:.*|workers|gateways|serving:.*)")
 
 
 def _is_done(client: "redis.Redis", name: str) -> bool:
