@@ -46,10 +46,11 @@ CHAT = (
     "settings.js",
     "sidebar.js",
     "store.js",
+    "theme-switch.js",
     "toast.js",
     "trouble.js",
 )
-STATUS = ("block-chart.js", "make.js", "status.js")
+STATUS = ("block-chart.js", "make.js", "status.js", "theme-switch.js")
 OTHERS = ("base.css", "chat.css", "highlight-worker.js", "icon.svg", "status.css", "text.css", "theme.js")
 OWN = (*CHAT, *(path for path in STATUS if path not in CHAT), *OTHERS)
 

@@ -36,11 +36,14 @@ class Pages:
 
     async def index(self, request: Request) -> Response:
         """GET /: the chat; 503 where its packages are not installed, which the API does not need."""
-        return self._answer(request, self._index)
+        if self._assets.missing:
+            text = "The page's packages are not installed: run `npm ci` in gateway/web, or `make up`.\n"
+            return PlainTextResponse(text, 503)
+        return _fresh(request, self._index)
 
     async def status(self, request: Request) -> Response:
         """GET /status: what lives, how busy it is, and the swarm's blocks."""
-        return self._answer(request, self._status)
+        return _fresh(request, self._status)
 
     async def file(self, request: Request) -> Response:
         """GET /web/VERSION/PATH: a file of the list, in the version that is here."""
@@ -49,16 +52,6 @@ class Pages:
             raise HTTPException(404)
         return _packed(request, found, {"cache-control": FOR_EVER})
 
-    def _answer(self, request: Request, page: Asset) -> Response:
-        if self._assets.missing:
-            text = "The page's packages are not installed: run `npm ci` in gateway/web, or `make up`.\n"
-            return PlainTextResponse(text, 503)
-        tag = f'"{hashlib.sha256(page.plain).hexdigest()[:16]}"'
-        headers = {"cache-control": "no-cache", "etag": tag, "content-security-policy": POLICY}
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
-        return _packed(request, page, headers)
-
     def _page(self, name: str, modules: Sequence[str]) -> Asset:
         template = string.Template((WEB / name).read_text(encoding="utf-8"))
         web = f"/web/{self._assets.version}"
@@ -66,6 +59,15 @@ class Pages:
         preloads = "\n".join(f'<link rel="modulepreload" href="{web}/{path}">' for path in modules)
         content = template.substitute(web=web, preloads=preloads).encode()
         return Asset("text/html; charset=utf-8", content, gzip.compress(content, 9, mtime=0))
+
+
+def _fresh(request: Request, page: Asset) -> Response:
+    """A page, which browsers ask about each time."""
+    tag = f'"{hashlib.sha256(page.plain).hexdigest()[:16]}"'
+    headers = {"cache-control": "no-cache", "etag": tag, "content-security-policy": POLICY}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return _packed(request, page, headers)
 
 
 def _packed(request: Request, asset: Asset, headers: dict[str, str]) -> Response:

@@ -12,6 +12,7 @@ import { Notice } from "./notice.js";
 import { Settings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { Store } from "./store.js";
+import { bindTheme } from "./theme-switch.js";
 import { toast } from "./toast.js";
 
 const SPEED_MS = 500;
@@ -231,17 +232,11 @@ class App {
   }
 
   #decorate() {
-    const icons = { "close-sidebar": "close", "open-sidebar": "menu", "open-settings": "settings", latest: "down", theme: "sun" };
+    const icons = { "close-sidebar": "close", "open-sidebar": "menu", "open-settings": "settings", latest: "down" };
     for (const [id, icon] of Object.entries(icons)) $(`#${id}`).append(iconOf(icon));
     $("#new").prepend(iconOf("plus"));
     this.#composer.isBusy = false;
   }
-}
-
-function changeTheme() {
-  const { dataset } = document.documentElement; // see theme.js
-  dataset.theme = dataset.theme === "dark" ? "light" : "dark";
-  localStorage.setItem("theme", dataset.theme);
 }
 
 await new App().start();

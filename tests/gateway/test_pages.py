@@ -11,7 +11,7 @@ import pytest
 
 from gateway import assets
 from gateway.app import create_app
-from gateway.assets import MODULES, OWN, PACKAGED, WEB
+from gateway.assets import CHAT, OWN, PACKAGED, STATUS, WEB
 from shared.catalog import Catalog
 from tests.gateway.conftest import settings
 
@@ -27,12 +27,13 @@ async def get(catalog: Catalog, path: str, **headers: str) -> httpx.Response:
 
 
 @INSTALLED
-async def test_the_page(catalog: Catalog) -> None:
-    page = await get(catalog, "/")
+@pytest.mark.parametrize("path", ["/", "/status"])
+async def test_the_page(catalog: Catalog, path: str) -> None:
+    page = await get(catalog, path)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert page.headers["cache-control"] == "no-cache"
     assert "$" not in page.text
-    again = await get(catalog, "/", **{"if-none-match": page.headers["etag"]})
+    again = await get(catalog, path, **{"if-none-match": page.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
 
 
@@ -44,12 +45,13 @@ async def test_the_policy_has_no_exceptions(catalog: Catalog) -> None:
 
 
 @INSTALLED
-async def test_the_page_has_nothing_inline_and_nothing_from_elsewhere(catalog: Catalog) -> None:
-    page = (await get(catalog, "/")).text
+@pytest.mark.parametrize("path", ["/", "/status"])
+async def test_the_page_has_nothing_inline_and_nothing_from_elsewhere(catalog: Catalog, path: str) -> None:
+    page = (await get(catalog, path)).text
     assert not re.search(r"<script(?![^>]* src=)|<style|style=|javascript:| on\w+=", page)
     version = assets.load().version
     for link in re.findall(r'(?:href|src)="([^"#]+)"', page):
-        assert link.startswith(f"/web/{version}/") or link in ("/", "/status")
+        assert link.startswith(f"/web/{version}/") or link in ("/", "/status", "/api/v1/status")
 
 
 @INSTALLED
@@ -81,6 +83,7 @@ async def test_without_its_packages_the_page_says_what_to_do(catalog: Catalog, m
     page = await get(catalog, "/")
     assert page.status_code == 503
     assert "npm ci" in page.text
+    assert (await get(catalog, "/status")).status_code == 200
     assert (await get(catalog, "/health/live")).status_code == 200
 
 
@@ -90,7 +93,7 @@ def test_every_module_is_listed_and_imported() -> None:
     imported = set()
     for name in scripts:
         imported |= set(re.findall(r'(?:from|import) "\./([^"]+)"', (WEB / name).read_text()))
-    assert imported == {*MODULES, *PACKAGED} - {"app.js"}
+    assert imported == {*CHAT, *STATUS, *PACKAGED} - {"app.js", "status.js"}
 
 
 @INSTALLED
