@@ -187,7 +187,7 @@ class App {
     $("#export").onclick = () => this.#export();
     $("#import").onclick = () => $("#file").click();
     $("#file").onchange = () => this.#import();
-    $("#theme").onclick = () => changeTheme();
+    bindTheme($("#theme"));
   }
 
   #key(event) {

@@ -2,6 +2,8 @@
 
 import { make } from "./make.js";
 
+const WIDEST_REM = 5; // of a bar
+
 /** What the bars show, in words. counts: servers by block, at least one block. */
 export function told(counts) {
   const all = counts.length === 1 ? "One block" : `${counts.length} blocks`;
@@ -35,7 +37,9 @@ export function blockChart(counts) {
   const drawing = make("div", { className: "bars", role: "img", ariaLabel: told(counts) }, ...bars);
   const scale = make("div", { className: "scale", ariaHidden: "true" }, label(most), label(0));
   const feet = make("div", { className: "feet", ariaHidden: "true" }, label("block 0"), label(counts.length - 1));
-  return make("div", { className: "chart" }, scale, drawing, feet);
+  const chart = make("div", { className: "chart" }, scale, drawing, feet);
+  chart.style.maxWidth = `${2 + WIDEST_REM * counts.length}rem`;
+  return chart;
 }
 
 function servers(count) {

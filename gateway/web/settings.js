@@ -2,6 +2,8 @@
 
 import { SYSTEM } from "./prompt.js";
 
+/** The choice that leaves sampling to the model. */
+const OWN = "own";
 const NUMBERS = ["temperature", "top_p", "top_k", "repetition_penalty", "seed"];
 
 export class Settings {
@@ -35,12 +37,12 @@ export class Settings {
     const { elements } = this.#form;
     elements.system.value = system;
     for (const name of NUMBERS) elements[name].value = params[name] ?? "";
-    elements.do_sample.value = params.do_sample === undefined ? "" : String(params.do_sample);
+    elements.do_sample.value = String(params.do_sample ?? OWN);
   }
 
   #keep() {
     const { elements } = this.#form;
-    const names = elements.do_sample.value ? ["do_sample", ...NUMBERS] : NUMBERS;
+    const names = elements.do_sample.value !== OWN ? ["do_sample", ...NUMBERS] : NUMBERS;
     const given = names.filter((name) => elements[name].value !== "");
     const params = Object.fromEntries(given.map((name) => [name, Number(elements[name].value)]));
     this.#change({ system: elements.system.value.trim(), params });

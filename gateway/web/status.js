@@ -18,26 +18,27 @@ async function update() {
   if (document.hidden) return;
   try {
     const found = await ask();
-    say(found ? summary(found) : "The gateway cannot reach its broker. Below is what it knew last.", found ? "good" : "bad");
+    say(found ? trouble(found) : "The gateway cannot reach its broker. Below is what it knew last.");
     if (found) draw(found);
   } catch {
-    say("The gateway does not answer. Below is what it told last.", "bad");
+    say("The gateway does not answer. Below is what it told last.");
   }
 }
 
 /** One sentence, touched only when it changes, since screen readers read it out. */
-function say(text, mood) {
+function say(trouble) {
   const state = $("#state");
+  const text = trouble || "Everything is there.";
   if (state.textContent !== text) state.textContent = text;
-  state.className = mood;
+  state.className = trouble ? "bad" : "good";
 }
 
-function summary({ models }) {
+function trouble({ models }) {
   const idle = models.filter((model) => !model.live_workers).map((model) => model.name);
   const torn = models.filter((model) => model.blocks.includes(0)).map((model) => model.name);
   if (idle.length) return `Nobody serves ${idle.join(", ")} at the moment.`;
   if (torn.length) return `The swarm lacks blocks of ${torn.join(", ")}.`;
-  return "Everything is there.";
+  return "";
 }
 
 function draw(found) {
@@ -91,7 +92,7 @@ function workerTable({ workers, models }) {
   });
   const titles = head.map((title) => make("th", { scope: "col", textContent: title }));
   const table = make("table", {}, make("thead", {}, make("tr", {}, ...titles)), make("tbody", {}, ...rows));
-  return make("div", { className: "table", tabIndex: 0, role: "region", ariaLabel: "Workers" }, table);
+  return make("div", { className: "table", tabIndex: 0, role: "region", ariaLabel: "Table of workers" }, table);
 }
 
 function rounded(value) {

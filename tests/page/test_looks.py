@@ -1,4 +1,4 @@
-"""How the pages look: on a phone and a desk, light and dark. axe finds nothing, nothing is cut off, pictures are kept."""
+"""How the pages look, on a phone and a desk, light and dark: axe finds nothing, and pictures are kept."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from playwright.async_api import Browser
 
 from shared.broker import Heart
 from shared.errors import Code
-from shared.messages import FinishReason, JobFailed
+from shared.messages import JobFailed
 from shared.reports import Coverage, Report
 from tests.browser import ChatPage, chat_page
 from tests.gateway.conftest import MODEL, TIMING, Served
