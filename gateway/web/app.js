@@ -184,6 +184,7 @@ class App {
     $("#open-settings").onclick = () => this.#settings.open(this.#chat.dialogue, this.#chat.model.chat.generation_params);
     $("#open-sidebar").onclick = () => this.#toggleSidebar(true);
     $("#close-sidebar").onclick = () => this.#toggleSidebar(false);
+    $("main").addEventListener("click", () => $("#sidebar").classList.remove("open"), { capture: true });
     $("#export").onclick = () => this.#export();
     $("#import").onclick = () => $("#file").click();
     $("#file").onchange = () => this.#import();

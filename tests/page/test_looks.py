@@ -1,5 +1,7 @@
 """How the pages look, on a phone and a desk, light and dark: axe finds nothing, and pictures are kept."""
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Literal
 
 import pytest
@@ -61,6 +63,14 @@ def look(request: pytest.FixtureRequest) -> tuple[int, Theme]:
     return found
 
 
+@contextlib.asynccontextmanager
+async def looking(browser: Browser, look: tuple[int, Theme]) -> AsyncIterator[ChatPage]:
+    """A page that looks like that, and stands still."""
+    size = {"width": look[0], "height": 800}
+    async with chat_page(browser, viewport=size, color_scheme=look[1], reduced_motion="reduce") as page:
+        yield page
+
+
 async def check(page: ChatPage, name: str, look: tuple[int, Theme]) -> None:
     """Keep a picture; nothing may be wider than the window, and axe may find nothing."""
     PICTURES.mkdir(parents=True, exist_ok=True)
@@ -70,8 +80,7 @@ async def check(page: ChatPage, name: str, look: tuple[int, Theme]) -> None:
 
 
 async def test_the_chat(browser: Browser, gateway: Served, player: Player, look: tuple[int, Theme]) -> None:
-    width, theme = look
-    async with chat_page(browser, viewport={"width": width, "height": 800}, color_scheme=theme) as page:
+    async with looking(browser, look) as page:
         await page.open(gateway.url)
         await check(page, "welcome", look)
         # a whole answer
@@ -93,21 +102,19 @@ async def test_the_chat(browser: Browser, gateway: Served, player: Player, look:
 
 
 async def test_panels(browser: Browser, gateway: Served, player: Player, look: tuple[int, Theme]) -> None:
-    width, theme = look
-    async with chat_page(browser, viewport={"width": width, "height": 800}, color_scheme=theme) as page:
+    async with looking(browser, look) as page:
         await page.open(gateway.url)
         async with player.playing(" Yes.", "###"):
             for question in ("What is Corolla?", "كيف حالك اليوم؟ أريد أن أعرف شيئًا عن السرب"):
                 await page.ask(question)
                 await page.is_idle()
                 await page.page.evaluate("history.pushState(null, '', '/'); dispatchEvent(new Event('popstate'))")
-        if width < 800:
+        if look[0] < 800:
             await page.button("Chats").click()
-            await page.page.wait_for_timeout(300)
         await page.chats.first.get_by_role("link").click()
         await page.shows(page.answer, "Yes.")
         await check(page, "right-to-left", look)
-        if width < 800:
+        if look[0] < 800:
             await page.button("Chats").click()
             await page.page.locator("#sidebar.open").wait_for()
             await check(page, "sidebar", look)
@@ -119,12 +126,11 @@ async def test_panels(browser: Browser, gateway: Served, player: Player, look: t
 async def test_the_status(
     browser: Browser, gateway: Served, player: Player, valkey: Valkey, look: tuple[int, Theme]
 ) -> None:
-    width, theme = look
     heart = Heart(valkey.url, player.who, TIMING)
     servers = tuple([1] * 12 + [3] * 20 + [0] * 3 + [2] * 25 + [4] * 8 + [1] * 12)
     heart.beat([], 30, Report(5.25, {MODEL: Coverage(servers, 3.0), "corolla/adapter": Coverage((2, 1, 1, 2), 3.0)}))
     heart.close()
-    async with chat_page(browser, viewport={"width": width, "height": 800}, color_scheme=theme) as page:
+    async with looking(browser, look) as page:
         await page.open(f"{gateway.url}/status")
         await page.shows(page.page.locator("#state"), "The swarm lacks blocks of Demo.")
         await check(page, "status", look)

@@ -1,0 +1,187 @@
+"""What models write: markdown, code, formulas, what would do harm, other directions, and very long answers."""
+
+import asyncio
+import json
+import statistics
+
+import pytest
+from playwright.async_api import Request, expect
+
+from shared.messages import FinishReason
+from tests.browser import ChatPage
+from tests.gateway.player import Performance, Player
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+HOSTILE = """ <script>window.harmed = 1</script>
+
+<img src="https://evil.example/a.png" onerror="window.harmed = 2">
+
+![picture](https://evil.example/b.png) and [a link](javascript:window.harmed=3) <a href="javascript:window.harmed=4">x</a>
+
+[data](data:text/html,<script>window.harmed=5</script>) [good](https://example.com/)
+
+<svg onload="window.harmed=6"><style>* { display: none }</style></svg> <iframe src="https://evil.example/"></iframe>
+
+<form action="https://evil.example/"><input name="q"><button>Send</button></form> <b onclick="window.harmed=7">bold</b>
+
+`<script>window.harmed=8</script>`
+
+```html
+<img src=x onerror="window.harmed = 9">
+```
+
+| <img src=y onerror=window.harmed=10> | b |
+|---|---|
+| [c](vbscript:d) | ![e](//evil.example/f.png) |
+"""
+
+
+async def answered(page: ChatPage, player: Player, text: str, question: str = "hi") -> None:
+    """A whole answer, in pieces of seven characters."""
+    pieces = [text[start : start + 7] for start in range(0, len(text), 7)]
+    async with player.playing(*pieces, "###"):
+        await page.ask(question)
+        await page.is_idle()
+
+
+async def test_nothing_that_a_model_writes_does_harm(page: ChatPage, player: Player) -> None:
+    # given
+    foreign: list[str] = []
+
+    def hear(request: Request) -> None:
+        if "evil.example" in request.url:
+            foreign.append(request.url)
+
+    page.page.on("request", hear)
+    # when
+    await answered(page, player, HOSTILE, question=HOSTILE)
+    # then it is shown, also after a reload
+    for _ in range(2):
+        await page.shows(page.answer, "<script>window.harmed = 1</script>")
+        text = page.page.locator(".assistant .text")
+        assert await text.locator("script, img, svg, style, iframe, form, button[name], object, [onclick]").count() == 0
+        hrefs = await text.locator("a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+        assert set(hrefs) <= {None, "https://example.com/", "https://evil.example/b.png"}
+        await page.shows(text.locator("figure.code"), '<img src=x onerror="window.harmed = 9">')
+        assert await page.page.evaluate("window.harmed") is None
+        assert foreign == []
+        await page.reload()
+
+
+async def test_links_open_elsewhere_and_tell_nothing(page: ChatPage, player: Player) -> None:
+    await answered(page, player, " See [here](https://example.com/).")
+    link = page.answer.get_by_role("link", name="here")
+    assert await link.get_attribute("target") == "_blank"
+    assert await link.get_attribute("rel") == "noopener noreferrer"
+
+
+async def test_code_is_highlighted_and_copied(page: ChatPage, player: Player) -> None:
+    await page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    code = 'def f(x):\n    """Text."""\n    return x < 1 and "a&b"'
+    await answered(page, player, f" Look:\n\n```python\n{code}\n```\n\nThat is *all*.")
+    await page.page.locator(".hljs-keyword").first.wait_for()
+    assert await page.page.locator("figure.code code").inner_text() == code
+    await page.button("Copy code").click()
+    assert await page.page.evaluate("navigator.clipboard.readText()") == code
+    # and the whole answer as it was written
+    await page.messages.last.get_by_role("button", name="Copy", exact=True).click()
+    assert (await page.page.evaluate("navigator.clipboard.readText()")).startswith("Look:\n\n```python\ndef")
+
+
+async def test_formulas_stay_as_they_were_written(page: ChatPage, player: Player) -> None:
+    await answered(
+        page, player, r" Since \(a_1 * b_2 * c\) and $x_i * y_i$, it costs $5 or $6: \[ \sum_{i=1}^n i_*^2_* \]"
+    )
+    assert (await page.answer.inner_text()).strip() == (
+        r"Since \(a_1 * b_2 * c\) and $x_i * y_i$, it costs $5 or $6: \[ \sum_{i=1}^n i_*^2_* \]"
+    )
+    await expect(page.answer.locator("em")).to_have_count(0)
+
+
+async def test_each_paragraph_has_its_own_direction(page: ChatPage, player: Player) -> None:
+    await answered(page, player, " مرحبا بكم\n\nHello there\n\n- שלום\n\n```\nx = 1\n```", question="مرحبا")
+    directions = await page.page.evaluate(
+        "Array.from(document.querySelectorAll('#messages .user .text, #messages p, #messages .text li, pre'),"
+        " element => getComputedStyle(element).direction)"
+    )
+    assert directions == ["rtl", "rtl", "ltr", "rtl", "ltr"]
+
+
+PARAGRAPH = "Some words with **weight**, a [link](https://example.com/) and `code`, which is how answers are written. "
+MIXED = (
+    (PARAGRAPH * 4 + "\n\n")
+    + "".join(f"{number}. A point of a list, with *stress* on some of it\n" for number in range(1, 9))
+    + "\n```python\n"
+    + "".join(f"value_{number} = compute({number}, 'text')  # a comment\n" for number in range(30))
+    + "```\n\n"
+)
+ONE_BLOCK = PARAGRAPH.replace("`", "")
+CODE = "value = compute(1, 'text')  # a comment\n"
+
+# How long each animation frame takes, from its beginning until everything is laid out and painted.
+WATCH = """() => {
+  window.frames_ms = [];
+  const channel = new MessageChannel();
+  let began = 0;
+  channel.port1.onmessage = () => window.frames_ms.push(performance.now() - began);
+  const frame = () => {
+    began = performance.now();
+    channel.port2.postMessage(null);
+    requestAnimationFrame(frame);
+  };
+  requestAnimationFrame(frame);
+}"""
+
+
+@pytest.mark.parametrize(
+    ("opening", "pattern"),
+    [(" ", MIXED), (" ", ONE_BLOCK), (" ```python\n", CODE)],
+    ids=["mixed", "one paragraph", "code"],
+)
+@pytest.mark.timeout(180)
+async def test_a_very_long_answer_grows_without_jank(
+    page: ChatPage, player: Player, opening: str, pattern: str
+) -> None:
+    """100 tokens a second, at the end of an answer of 100,000 characters."""
+    # given all but the last 2,000 characters
+    whole = opening + (pattern * (100_000 // len(pattern) + 1))[: 100_000 - len(opening)]
+    await page.ask("hi")
+    answer = await player.take()
+    for start in range(0, 98_000, 2000):
+        await answer.say(whole[start : start + 2000])
+    await _until_shown(page, whole[97_900:98_000])
+    # when
+    await page.page.evaluate(WATCH)
+    await _at_100_tokens_a_second(answer, whole[98_000:])
+    # then
+    await _until_shown(page, whole[-100:])
+    frames_ms = sorted(await page.page.evaluate("window.frames_ms"))
+    p95 = statistics.quantiles(frames_ms, n=20)[-1]
+    print(
+        json.dumps(
+            {"frames": len(frames_ms), "median_ms": statistics.median(frames_ms), "p95": p95, "max": frames_ms[-1]}
+        )
+    )
+    assert p95 < 16
+    await answer.finish("###", reason=FinishReason.STOP)
+    await page.is_idle()
+    assert await page.text() == whole.rstrip("\n") or await page.text() == whole
+
+
+async def _at_100_tokens_a_second(answer: Performance, text: str) -> None:
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    for number, start in enumerate(range(0, len(text), 5), 1):
+        await answer.say(text[start : start + 5])
+        await asyncio.sleep(max(0, began + number / 100 - clock()))
+
+
+async def _until_shown(page: ChatPage, text: str) -> None:
+    words = " ".join(text.replace("*", "").replace("`", "").split()[-2:])
+    await page.page.wait_for_function(
+        "words => document.querySelector('#messages > li:last-child .text').textContent.endsWith(words)"
+        " || document.querySelector('#messages > li:last-child .text').textContent.trimEnd().endsWith(words)",
+        arg=words,
+        timeout=60_000,
+    )
