@@ -17,7 +17,8 @@ HOSTILE = """ <script>window.harmed = 1</script>
 
 <img src="https://evil.example/a.png" onerror="window.harmed = 2">
 
-![picture](https://evil.example/b.png) and [a link](javascript:window.harmed=3) <a href="javascript:window.harmed=4">x</a>
+![picture](https://evil.example/b.png) and [a link](javascript:window.harmed=3)
+<a href="javascript:window.harmed=4">x</a>
 
 [data](data:text/html,<script>window.harmed=5</script>) [good](https://example.com/)
 
