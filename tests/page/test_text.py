@@ -1,7 +1,6 @@
 """What models write: markdown, code, formulas, what would do harm, other directions, and very long answers."""
 
 import asyncio
-import json
 import statistics
 
 import pytest
@@ -38,6 +37,13 @@ HOSTILE = """ <script>window.harmed = 1</script>
 """
 
 
+# The only drawings and buttons in a text are the page's own, for copying code.
+FORBIDDEN = (
+    "script, img, style, iframe, form, object, embed, input:not([type=checkbox]), [style], [onclick], [onerror],"
+    " :not(figcaption) > button, :not(button) > svg"
+)
+
+
 async def answered(page: ChatPage, player: Player, text: str, question: str = "hi") -> None:
     """A whole answer, in pieces of seven characters."""
     pieces = [text[start : start + 7] for start in range(0, len(text), 7)]
@@ -61,7 +67,7 @@ async def test_nothing_that_a_model_writes_does_harm(page: ChatPage, player: Pla
     for _ in range(2):
         await page.shows(page.answer, "<script>window.harmed = 1</script>")
         text = page.page.locator(".assistant .text")
-        assert await text.locator("script, img, svg, style, iframe, form, button[name], object, [onclick]").count() == 0
+        assert await text.locator(FORBIDDEN).count() == 0
         hrefs = await text.locator("a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
         assert set(hrefs) <= {None, "https://example.com/", "https://evil.example/b.png"}
         await page.shows(text.locator("figure.code"), '<img src=x onerror="window.harmed = 9">')
@@ -140,34 +146,30 @@ WATCH = """() => {
     [(" ", MIXED), (" ", ONE_BLOCK), (" ```python\n", CODE)],
     ids=["mixed", "one paragraph", "code"],
 )
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(60)
 async def test_a_very_long_answer_grows_without_jank(
     page: ChatPage, player: Player, opening: str, pattern: str
 ) -> None:
     """100 tokens a second, at the end of an answer of 100,000 characters."""
     # given all but the last 2,000 characters
-    whole = opening + (pattern * (100_000 // len(pattern) + 1))[: 100_000 - len(opening)]
+    whole = (pattern * (100_000 // len(pattern) + 1))[:100_000]
+    first, rest = opening + whole[:98_000] + " halfway ", whole[98_000:] + " finally"
     await page.ask("hi")
     answer = await player.take()
-    for start in range(0, 98_000, 2000):
-        await answer.say(whole[start : start + 2000])
-    await _until_shown(page, whole[97_900:98_000])
+    for start in range(0, len(first), 2000):
+        await answer.say(first[start : start + 2000])
+    await page.shows(page.answer, "halfway")
     # when
     await page.page.evaluate(WATCH)
-    await _at_100_tokens_a_second(answer, whole[98_000:])
+    await _at_100_tokens_a_second(answer, rest)
+    await page.shows(page.answer, "finally")
     # then
-    await _until_shown(page, whole[-100:])
     frames_ms = sorted(await page.page.evaluate("window.frames_ms"))
-    p95 = statistics.quantiles(frames_ms, n=20)[-1]
-    print(
-        json.dumps(
-            {"frames": len(frames_ms), "median_ms": statistics.median(frames_ms), "p95": p95, "max": frames_ms[-1]}
-        )
-    )
-    assert p95 < 16
+    assert len(frames_ms) > 100
+    assert statistics.quantiles(frames_ms, n=20)[-1] < 16
     await answer.finish("###", reason=FinishReason.STOP)
     await page.is_idle()
-    assert await page.text() == whole.rstrip("\n") or await page.text() == whole
+    assert await page.text() == first + rest
 
 
 async def _at_100_tokens_a_second(answer: Performance, text: str) -> None:
@@ -176,13 +178,3 @@ async def _at_100_tokens_a_second(answer: Performance, text: str) -> None:
     for number, start in enumerate(range(0, len(text), 5), 1):
         await answer.say(text[start : start + 5])
         await asyncio.sleep(max(0, began + number / 100 - clock()))
-
-
-async def _until_shown(page: ChatPage, text: str) -> None:
-    words = " ".join(text.replace("*", "").replace("`", "").split()[-2:])
-    await page.page.wait_for_function(
-        "words => document.querySelector('#messages > li:last-child .text').textContent.endsWith(words)"
-        " || document.querySelector('#messages > li:last-child .text').textContent.trimEnd().endsWith(words)",
-        arg=words,
-        timeout=60_000,
-    )
