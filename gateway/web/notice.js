@@ -27,7 +27,7 @@ export class Notice {
     const { phase, ahead, attempt } = chat.state;
     const { name } = chat.model.frontend;
     if (phase === "lost") return `The connection is lost. Trying again (${attempt}) …`;
-    if (phase === "writing") return chat.speed ? `${chat.speed.toFixed(1)} tokens per second` : "Writing …";
+    if (phase === "writing") return speedOf(chat) || "Writing …";
     if (!chat.model.live_workers) {
       return `Nobody serves ${name} at the moment. Your question waits, and is answered as soon as somebody does.`;
     }
@@ -41,7 +41,7 @@ export class Notice {
       return this.#put("This answer is not complete.", [this.#button("Go on", "goOn")]);
     }
     if (last?.how === "cancelled") return this.#put("Stopped.", [this.#button("Continue", "goOn")]);
-    return this.#put("", []);
+    return this.#put(speedOf(chat), []);
   }
 
   #trouble({ kind, title, text }) {
@@ -69,6 +69,10 @@ export class Notice {
   #button(text, act) {
     return make("button", { type: "button", textContent: text, onclick: () => this.#acts[act]() });
   }
+}
+
+function speedOf({ speed }) {
+  return speed ? `${speed.toFixed(1)} tokens per second` : "";
 }
 
 function slowLink() {

@@ -28,6 +28,15 @@ name = "Demo"
 path = "{MODEL}"
 dht_prefix = "demo"
 chat = {{ max_session_length = 1024 }}
+[[families]]
+name = "Another family"
+[[families.models]]
+repository = "corolla/twin"
+name = "Twin"
+path = "{MODEL}"
+dht_prefix = "demo"
+license = "MIT"
+chat = {{ max_session_length = 1024 }}
 """
 
 ORACLES = """
