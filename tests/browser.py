@@ -23,8 +23,10 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# What Chromium says by itself when a gateway is away, which some tests want.
-AWAY = re.compile(r"WebSocket connection to .* failed|net::ERR_(CONNECTION_\w+|INTERNET_DISCONNECTED|EMPTY_RESPONSE)")
+# What Chromium says by itself when a gateway or its broker is away, which some tests want.
+AWAY = re.compile(
+    r"WebSocket connection to .* failed|net::ERR_(CONNECTION_\w+|INTERNET_DISCONNECTED|EMPTY_RESPONSE)|status of 503"
+)
 
 
 @contextlib.asynccontextmanager

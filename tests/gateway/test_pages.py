@@ -51,7 +51,7 @@ async def test_the_page_has_nothing_inline_and_nothing_from_elsewhere(catalog: C
     assert not re.search(r"<script(?![^>]* src=)|<style|style=|javascript:| on\w+=", page)
     version = assets.load().version
     for link in re.findall(r'(?:href|src)="([^"#]+)"', page):
-        assert link.startswith(f"/web/{version}/") or link in ("/", "/status", "/api/v1/status")
+        assert link.startswith(f"/web/{version}/") or link in ("/", "/status", "/docs", "/api/v1/status")
 
 
 @INSTALLED

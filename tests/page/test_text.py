@@ -1,14 +1,10 @@
-"""What models write: markdown, code, formulas, what would do harm, other directions, and very long answers."""
-
-import asyncio
-import statistics
+"""What models write: markdown, code, formulas, what would do harm, other directions, and copies of it."""
 
 import pytest
 from playwright.async_api import Request, expect
 
-from shared.messages import FinishReason
 from tests.browser import ChatPage
-from tests.gateway.player import Performance, Player
+from tests.gateway.player import Player
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -113,68 +109,3 @@ async def test_each_paragraph_has_its_own_direction(page: ChatPage, player: Play
         " element => getComputedStyle(element).direction)"
     )
     assert directions == ["rtl", "rtl", "ltr", "rtl", "ltr"]
-
-
-PARAGRAPH = "Some words with **weight**, a [link](https://example.com/) and `code`, which is how answers are written. "
-MIXED = (
-    (PARAGRAPH * 4 + "\n\n")
-    + "".join(f"{number}. A point of a list, with *stress* on some of it\n" for number in range(1, 9))
-    + "\n```python\n"
-    + "".join(f"value_{number} = compute({number}, 'text')  # a comment\n" for number in range(30))
-    + "```\n\n"
-)
-ONE_BLOCK = PARAGRAPH.replace("`", "")
-CODE = "value = compute(1, 'text')  # a comment\n"
-
-# How long each animation frame takes, from its beginning until everything is laid out and painted.
-WATCH = """() => {
-  window.frames_ms = [];
-  const channel = new MessageChannel();
-  let began = 0;
-  channel.port1.onmessage = () => window.frames_ms.push(performance.now() - began);
-  const frame = () => {
-    began = performance.now();
-    channel.port2.postMessage(null);
-    requestAnimationFrame(frame);
-  };
-  requestAnimationFrame(frame);
-}"""
-
-
-@pytest.mark.parametrize(
-    ("opening", "pattern"),
-    [(" ", MIXED), (" ", ONE_BLOCK), (" ```python\n", CODE)],
-    ids=["mixed", "one paragraph", "code"],
-)
-@pytest.mark.timeout(60)
-async def test_a_very_long_answer_grows_without_jank(
-    page: ChatPage, player: Player, opening: str, pattern: str
-) -> None:
-    """100 tokens a second, at the end of an answer of 100,000 characters."""
-    # given all but the last 2,000 characters
-    whole = (pattern * (100_000 // len(pattern) + 1))[:100_000]
-    first, rest = opening + whole[:98_000] + " halfway ", whole[98_000:] + " finally"
-    await page.ask("hi")
-    answer = await player.take()
-    for start in range(0, len(first), 2000):
-        await answer.say(first[start : start + 2000])
-    await page.shows(page.answer, "halfway")
-    # when
-    await page.page.evaluate(WATCH)
-    await _at_100_tokens_a_second(answer, rest)
-    await page.shows(page.answer, "finally")
-    # then
-    frames_ms = sorted(await page.page.evaluate("window.frames_ms"))
-    assert len(frames_ms) > 100
-    assert statistics.quantiles(frames_ms, n=20)[-1] < 16
-    await answer.finish("###", reason=FinishReason.STOP)
-    await page.is_idle()
-    assert await page.text() == first + rest
-
-
-async def _at_100_tokens_a_second(answer: Performance, text: str) -> None:
-    clock = asyncio.get_running_loop().time
-    began = clock()
-    for number, start in enumerate(range(0, len(text), 5), 1):
-        await answer.say(text[start : start + 5])
-        await asyncio.sleep(max(0, began + number / 100 - clock()))

@@ -15,7 +15,7 @@ from tests.gateway.player import Player
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 
-async def fail(page: ChatPage, player: Player, code: Code, text: str = "Something is wrong") -> None:
+async def fail(page: ChatPage, player: Player, code: Code, text: str) -> None:
     """Ask, and have the answer fail after a word."""
     await page.ask("hi")
     answer = await player.take()
@@ -24,18 +24,17 @@ async def fail(page: ChatPage, player: Player, code: Code, text: str = "Somethin
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "text", "words"),
     [
-        (Code.CACHE_FULL, "The swarm is out of capacity."),
-        (Code.TENANT_BUSY, "Something is wrong"),
-        (Code.POISON, "The request was given up"),
+        (Code.CACHE_FULL, "attention cache is full", "The swarm is out of capacity."),
+        (Code.POISON, "The request was given up", "The request was given up"),
     ],
 )
 async def test_errors_are_told_in_words_and_can_be_retried(
-    page: ChatPage, player: Player, code: Code, words: str
+    page: ChatPage, player: Player, code: Code, text: str, words: str
 ) -> None:
     # when
-    await fail(page, player, code, "The request was given up" if code is Code.POISON else "Something is wrong")
+    await fail(page, player, code, text)
     # then
     alert = page.page.get_by_role("alert")
     await page.shows(alert, words)
@@ -48,6 +47,24 @@ async def test_errors_are_told_in_words_and_can_be_retried(
     await again.finish(" done.###", reason=FinishReason.STOP)
     await expect(page.answer).to_have_text("Well done.")
     await expect(alert).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("max_waiting_per_client", "You have many questions waiting already."),
+        ("max_waiting", "Too many people are asking at the moment."),
+    ],
+)
+async def test_a_limit_is_told_and_what_was_asked_is_kept(
+    browser: Browser, serve: Serve, player: Player, setting: str, words: str
+) -> None:
+    async with serve(**{setting: 0}) as gateway, chat_page(browser) as page:
+        await page.open(gateway.url)
+        await page.ask("hi")
+        await page.shows(page.page.get_by_role("alert"), words)
+        await expect(page.messages.first.locator(".text")).to_have_text("hi")
+        await expect(page.button("Try again")).to_be_visible()
 
 
 async def test_nobody_serves_the_model(browser: Browser, gateway: Served, broker: Broker) -> None:
