@@ -72,7 +72,7 @@ export class Notice {
 }
 
 function speedOf({ speed }) {
-  return speed ? `${speed.toFixed(1)} tokens per second` : "";
+  return speed ? `${speed.toFixed(speed < 10 ? 1 : 0)} tokens per second` : "";
 }
 
 function slowLink() {
