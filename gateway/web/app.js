@@ -5,7 +5,7 @@ import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { DialogueView } from "./dialogue-view.js";
 import { create, exported, imported, successor } from "./dialogue.js";
-import { iconOf } from "./make.js";
+import { iconOf, make } from "./make.js";
 import { ModelPicker } from "./model-picker.js";
 import { Models } from "./models.js";
 import { Notice } from "./notice.js";
@@ -45,6 +45,7 @@ class App {
     for (const dialogue of await this.#store.all()) this.#keep(dialogue);
     this.#models.listen(() => this.#showModel());
     this.#listen();
+    this.#store.listen((id) => this.#adopt(id));
     await this.#resumeAll();
     this.#open();
     document.documentElement.dataset.ready = "";
@@ -62,6 +63,21 @@ class App {
       const { draft } = await this.#store.find(chat.dialogue.id);
       if (draft) chat.resume(draft);
     }
+  }
+
+  /** Another page of this browser kept the chat, or forgot it. */
+  async #adopt(id) {
+    const { chat: dialogue } = await this.#store.find(id);
+    const chat = this.#chats.get(id);
+    if (dialogue && chat) chat.adopt(dialogue);
+    else if (dialogue) this.#keep(dialogue);
+    else if (chat && !chat.isBusy) this.#forget(chat);
+    this.#list();
+  }
+
+  #forget(chat) {
+    this.#chats.delete(chat.dialogue.id);
+    if (chat === this.#chat) this.#renew();
   }
 
   /** Open the chat that the address names, or an empty one. */
@@ -128,9 +144,8 @@ class App {
   #remove(dialogue) {
     const chat = this.#chats.get(dialogue.id);
     chat.leave();
-    this.#chats.delete(dialogue.id);
     this.#store.remove(dialogue.id);
-    if (chat === this.#chat) this.#renew();
+    this.#forget(chat);
     this.#list();
     toast("The chat is deleted.", "Undo", () => {
       this.#chats.set(dialogue.id, chat);
@@ -240,4 +255,11 @@ class App {
   }
 }
 
-await new App().start();
+try {
+  await new App().start();
+} catch (error) {
+  const text = "The page could not begin: the gateway does not answer, or this browser keeps nothing for it. ";
+  const again = make("a", { href: location.href, textContent: "Try again", onclick: () => location.reload() });
+  $("#notice").replaceChildren(make("div", { className: "trouble", role: "alert" }, text, again));
+  throw error;
+}

@@ -103,6 +103,15 @@ export class Chat {
     this.#set({ phase: "idle" });
   }
 
+  /** Take over what another page made of the dialogue, unless an answer is being written here. */
+  adopt(dialogue) {
+    if (this.isBusy || isSame(this.dialogue, dialogue)) return;
+    Object.assign(this.dialogue, dialogue);
+    this.#line.perform(this.#exchange.part());
+    this.#set({ phase: "idle" });
+    this.#listener("messages");
+  }
+
   /** Go on with an answer that was under way when the page was left. */
   resume(draft) {
     const last = this.dialogue.messages.at(-1);
@@ -199,4 +208,9 @@ export class Chat {
     this.state = state;
     this.#listener("state");
   }
+}
+
+function isSame(one, other) {
+  const [first, second] = [one, other].map((dialogue) => JSON.stringify({ ...dialogue, changed: 0 }));
+  return first === second;
 }

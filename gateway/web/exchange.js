@@ -1,7 +1,8 @@
 // The dialogue with WebSocket /api/v2/generate as a pure state machine, one for each chat: what happens goes in, actions
 // come out. It knows neither sockets nor clocks; line.js performs what it says.
 //
-// Actions: {do: "connect"} a new socket; {do: "hangup"} leave it; {do: "send", frame}; {do: "wait", ms} then call due().
+// Actions: {do: "connect"} a new socket; {do: "hangup"} leave it, and its session ends; {do: "part"} leave it, while the
+// session lives on; {do: "send", frame}; {do: "wait", ms} then call due().
 // News for whoever asked: {tell: "asked"} there is a cursor to come back to, {tell: "text", text, tokens},
 // {tell: "queued", ahead}, {tell: "lost", attempt}, {tell: "back"}, {tell: "ended", how},
 // {tell: "failed", kind, detail}.
@@ -156,6 +157,12 @@ export class Exchange {
     this.#rest();
     Object.assign(this, { session: null, isOpen: false });
     return [{ do: "hangup" }];
+  }
+
+  /** Another page goes on with the session: leave it to that one. */
+  part() {
+    Object.assign(this, { session: null, isOpen: false });
+    return [{ do: "part" }];
   }
 
   #connect() {

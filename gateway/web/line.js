@@ -32,6 +32,7 @@ export class Line {
     clearTimeout(this.#timer);
     if (action.do === "connect") this.#connect();
     else if (action.do === "hangup") this.#hangUp();
+    else if (action.do === "part") this.#hangUp(BACK_SOON);
     else if (action.do === "send") this.#socket.send(JSON.stringify(action.frame));
     else this.#timer = setTimeout(() => this.perform(this.#exchange.due()), action.ms);
   }
@@ -72,9 +73,9 @@ export class Line {
     return this.#exchange.closed(navigator.onLine);
   }
 
-  #hangUp() {
+  #hangUp(code = 1000) {
     const socket = this.#socket;
     this.#socket = null;
-    socket?.close(1000);
+    socket?.close(code);
   }
 }

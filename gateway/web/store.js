@@ -7,6 +7,7 @@ const VERSION = 1;
 
 export class Store {
   #database;
+  #channel = new BroadcastChannel(NAME);
 
   constructor(database) {
     this.#database = database;
@@ -20,6 +21,11 @@ export class Store {
       request.result.createObjectStore("drafts", { keyPath: "id" });
     };
     return new Store(await done(request));
+  }
+
+  /** Call `heard` with the id of a chat whenever another page kept or forgot it. */
+  listen(heard) {
+    this.#channel.onmessage = ({ data }) => heard(data);
   }
 
   /** All chats. */
@@ -36,12 +42,13 @@ export class Store {
   }
 
   /** Keep a chat, and its draft where an answer is under way; one without is finished. */
-  save(chat, draft = null) {
-    return this.#write((chats, drafts) => {
+  async save(chat, draft = null) {
+    await this.#write((chats, drafts) => {
       chats.put(chat);
       if (draft) drafts.put({ id: chat.id, draft });
       else drafts.delete(chat.id);
     });
+    this.#channel.postMessage(chat.id);
   }
 
   /** Keep how far the answer under way is. */
@@ -50,11 +57,12 @@ export class Store {
   }
 
   /** Forget a chat. */
-  remove(id) {
-    return this.#write((chats, drafts) => {
+  async remove(id) {
+    await this.#write((chats, drafts) => {
       chats.delete(id);
       drafts.delete(id);
     });
+    this.#channel.postMessage(id);
   }
 
   #write(change) {

@@ -254,3 +254,11 @@ test("a swarm that is away is tried again, with what was written", () => {
   one.connected();
   assert.equal(frames(one.received(OPENED))[0].inputs, "Human: hi###Assistant: one");
 });
+
+test("a session that another page goes on with is left to it", () => {
+  const one = writing(" Hi");
+  one.received(reply("###", 2, true));
+  assert.deepEqual(one.part(), [{ do: "part" }]);
+  assert.equal(one.session, null);
+  assert.deepEqual(deeds(one.ask(task("Human: hi###Assistant: Hi###Human: more###Assistant:"))), ["connect"]);
+});

@@ -205,3 +205,15 @@ async def test_an_expired_session_is_made_again(page: ChatPage, player: Player, 
     assert str(second.claim.request.prompt).endswith("Human: hi###Assistant: Hello.###Human: more###Assistant:")
     await second.finish(" Yes.###", reason=FinishReason.STOP)
     await expect(page.answer).to_have_text("Yes.")
+
+
+async def test_a_gateway_that_does_not_answer_from_the_beginning(browser: Browser, gateway: Served) -> None:
+    async with chat_page(browser) as page:
+        page.complaints.gateway_may_be_away = True
+        await page.page.route("**/api/v1/models", lambda route: route.abort())
+        await page.page.goto(gateway.url)
+        await page.shows(page.page.get_by_role("alert"), "The page could not begin")
+        page.complaints.found.clear()
+        await page.page.unroute("**/api/v1/models")
+        await page.page.get_by_role("link", name="Try again").click()
+        await page.ready()
