@@ -11,7 +11,7 @@ from tests.gateway.conftest import Served, broker, catalog, gateway, player, ser
 __all__ = ["broker", "catalog", "gateway", "player", "serve"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 async def browser() -> AsyncIterator[Browser]:
     """A browser."""
     async with chromium() as browser:

@@ -50,87 +50,84 @@ $$
 $$
 """
 
-Theme = Literal["dark", "light"]
-WIDTHS = (320, 1440)
+THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
-@pytest.fixture(
-    params=[(width, theme) for width in WIDTHS for theme in ("light", "dark")], ids=lambda p: f"{p[0]}-{p[1]}"
-)
-def look(request: pytest.FixtureRequest) -> tuple[int, Theme]:
-    """A width in pixels, and a theme."""
-    found: tuple[int, Theme] = request.param
+@pytest.fixture(params=[320, 1440])
+def width(request: pytest.FixtureRequest) -> int:
+    """Of the window, in pixels."""
+    found: int = request.param
     return found
 
 
 @contextlib.asynccontextmanager
-async def looking(browser: Browser, look: tuple[int, Theme]) -> AsyncIterator[ChatPage]:
-    """A page that looks like that, and stands still."""
-    size = {"width": look[0], "height": 800}
-    async with chat_page(browser, viewport=size, color_scheme=look[1], reduced_motion="reduce") as page:
+async def looking(browser: Browser, width: int) -> AsyncIterator[ChatPage]:
+    """A page of that width, which stands still."""
+    async with chat_page(browser, viewport={"width": width, "height": 800}, reduced_motion="reduce") as page:
         yield page
 
 
-async def check(page: ChatPage, name: str, look: tuple[int, Theme]) -> None:
-    """Keep a picture; nothing may be wider than the window, and axe may find nothing."""
+async def check(page: ChatPage, name: str, width: int) -> None:
+    """Keep pictures; nothing may be wider than the window, and axe may find nothing, light or dark."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    await page.page.screenshot(path=PICTURES / f"{name}-{look[0]}-{look[1]}.png")
+    for theme in THEMES:
+        await page.page.emulate_media(color_scheme=theme)
+        await page.page.screenshot(path=PICTURES / f"{name}-{width}-{theme}.png")
+        # themes differ in nothing but colours
+        assert await violations(page.page, *(["color-contrast"] if theme == "dark" else [])) == []
     assert await page.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-    assert await violations(page.page) == []
 
 
-async def test_the_chat(browser: Browser, gateway: Served, player: Player, look: tuple[int, Theme]) -> None:
-    async with looking(browser, look) as page:
+async def test_the_chat(browser: Browser, gateway: Served, player: Player, width: int) -> None:
+    async with looking(browser, width) as page:
         await page.open(gateway.url)
-        await check(page, "welcome", look)
+        await check(page, "welcome", width)
         # a whole answer
         async with player.playing(ANSWER, "###"):
             await page.ask("How does it work?")
             await page.is_idle()
         await page.page.wait_for_selector(".hljs-keyword")
-        await check(page, "answer", look)
+        await check(page, "answer", width)
         # one that is being written
         await page.ask("And what does that mean for an answer that takes a while?")
         answer = await player.take()
         await answer.say(" It means that", " you see it", " grow.")
         await page.shows(page.answer, "grow.")
-        await check(page, "writing", look)
+        await check(page, "writing", width)
         # one that failed
         await answer.say(ending=JobFailed(Code.CACHE_FULL, "full"))
         await page.page.get_by_role("alert").wait_for()
-        await check(page, "trouble", look)
+        await check(page, "trouble", width)
 
 
-async def test_panels(browser: Browser, gateway: Served, player: Player, look: tuple[int, Theme]) -> None:
-    async with looking(browser, look) as page:
+async def test_panels(browser: Browser, gateway: Served, player: Player, width: int) -> None:
+    async with looking(browser, width) as page:
         await page.open(gateway.url)
         async with player.playing(" Yes.", "###"):
             for question in ("What is Corolla?", "كيف حالك اليوم؟ أريد أن أعرف شيئًا عن السرب"):
                 await page.ask(question)
                 await page.is_idle()
                 await page.page.evaluate("history.pushState(null, '', '/'); dispatchEvent(new Event('popstate'))")
-        if look[0] < 800:
+        if width < 800:
             await page.button("Chats").click()
         await page.chats.first.get_by_role("link").click()
         await page.shows(page.answer, "Yes.")
-        await check(page, "right-to-left", look)
-        if look[0] < 800:
+        await check(page, "right-to-left", width)
+        if width < 800:
             await page.button("Chats").click()
             await page.page.locator("#sidebar.open").wait_for()
-            await check(page, "sidebar", look)
+            await check(page, "sidebar", width)
             await page.button("Close the list").click()
         await page.button("Settings of this chat").click()
-        await check(page, "settings", look)
+        await check(page, "settings", width)
 
 
-async def test_the_status(
-    browser: Browser, gateway: Served, player: Player, valkey: Valkey, look: tuple[int, Theme]
-) -> None:
+async def test_the_status(browser: Browser, gateway: Served, player: Player, valkey: Valkey, width: int) -> None:
     heart = Heart(valkey.url, player.who, TIMING)
     servers = tuple([1] * 12 + [3] * 20 + [0] * 3 + [2] * 25 + [4] * 8 + [1] * 12)
     heart.beat([], 30, Report(5.25, {MODEL: Coverage(servers, 3.0), "corolla/adapter": Coverage((2, 1, 1, 2), 3.0)}))
     heart.close()
-    async with looking(browser, look) as page:
+    async with looking(browser, width) as page:
         await page.open(f"{gateway.url}/status")
         await page.shows(page.page.locator("#state"), "The swarm lacks blocks of Demo.")
-        await check(page, "status", look)
+        await check(page, "status", width)

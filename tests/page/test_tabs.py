@@ -68,6 +68,7 @@ async def test_a_chat_that_is_deleted_is_gone_everywhere(page: ChatPage, other: 
     await other.open(page.page.url)
     await expect(other.answer).to_have_text("Yes.")
     # when
+    await page.page.bring_to_front()
     await page.chats.hover()
     await page.button("Delete hi").click()
     # then
