@@ -8,7 +8,7 @@ export function make(tag, { attributes = {}, ...properties } = {}, ...children) 
   return element;
 }
 
-/** A button with an icon of icons.svg, and a name for those who do not see it. */
+/** A button with an icon (see ICONS), and a name for those who do not see it. */
 export function iconButton(icon, name, onclick, extra = {}) {
   const button = make("button", { type: "button", title: name, ariaLabel: name, onclick, ...extra });
   button.classList.add("icon");
@@ -25,12 +25,10 @@ const ICONS = {
   copy: "M9 9h10v10H9zM5 15V5h10",
   down: "M12 5v14M6 13l6 6 6-6",
   edit: "M4 20l1-4L16 5l3 3L8 19zM14 7l3 3",
-  forward: "M5 5l8 7-8 7zM17 5v14",
   menu: "M4 7h16M4 12h16M4 17h16",
   plus: "M12 5v14M5 12h14",
   send: "M12 19V6M6 11l6-6 6 6",
   settings: "M4 8h9M19 8h1M4 16h1M11 16h9M16 5.5v5M8 13.5v5",
-  share: "M12 15V4M8 8l4-4 4 4M5 13v6h14v-6",
   stop: "M7 7h10v10H7z",
   sun: "M12 8a4 4 0 1 0 0 8 4 4 0 1 0 0-8M12 2v2M12 20v2M2 12h2M20 12h2M5 5l1.4 1.4M17.6 17.6L19 19M5 19l1.4-1.4M17.6 6.4L19 5",
   trash: "M4 7h16M9 7V4h6v3M6 7l1 13h10l1-13M10 11v5M14 11v5",

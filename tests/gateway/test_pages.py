@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import httpx
@@ -110,3 +111,13 @@ def test_versions_are_pinned_and_no_registry_is_named() -> None:
     locked = {path.removeprefix("node_modules/"): each["version"] for path, each in lock["packages"].items() if path}
     assert {name: locked[name] for name in wanted} == wanted
     assert not re.search(r"resolved|https?://", Path(WEB / "package-lock.json").read_text())
+
+
+@INSTALLED
+def test_the_package_contains_the_page() -> None:
+    project = tomllib.loads((WEB.parents[1] / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["gateway"]
+    files = {str(file.relative_to(WEB.parent)) for pattern in patterns for file in WEB.parent.glob(pattern)}
+    assert {f"web/{path}" for path in (*OWN, *PACKAGED, "index.html", "status.html")} - set(
+        assets.load().missing
+    ) <= files

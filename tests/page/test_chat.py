@@ -143,3 +143,25 @@ async def test_settings_of_a_chat(page: ChatPage, player: Player) -> None:
     assert (sampling.temperature, sampling.top_p, sampling.seed) == (0.25, 0.9, 7)
     await answer.finish(" Yes.###", reason=FinishReason.STOP)
     await page.is_idle()
+
+
+async def test_models_by_family_with_card_and_licence(page: ChatPage) -> None:
+    choice = page.page.get_by_label("Model", exact=True)
+    groups = await choice.evaluate(
+        "select => Array.from(select.children, group => [group.label, ...Array.from(group.children, one => one.text)])"
+    )
+    assert groups == [["First", "Demo (offline)"], ["Second", "Secret (offline)"]]
+    links = page.page.locator("#model-links")
+    assert await links.get_by_role("link", name="Model card").get_attribute("href") == "https://example.com/card"
+    await expect(links).to_have_text("Model cardLicence: MIT")
+    await choice.select_option("Secret (offline)")
+    await expect(links).to_have_text("")
+
+
+async def test_light_or_dark_is_kept(page: ChatPage) -> None:
+    root = page.page.locator("html")
+    await expect(root).to_have_attribute("data-theme", "light")
+    await page.button("Light or dark").click()
+    await expect(root).to_have_attribute("data-theme", "dark")
+    await page.reload()
+    await expect(root).to_have_attribute("data-theme", "dark")

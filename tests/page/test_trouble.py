@@ -89,6 +89,22 @@ async def test_the_place_in_the_queue(page: ChatPage, player: Player) -> None:
     await answer.finish("###", reason=FinishReason.STOP)
 
 
+async def test_a_slow_swarm_asks_for_help(page: ChatPage, player: Player) -> None:
+    await page.page.clock.install()
+    await page.ask("hi")
+    answer = await player.take()
+    await answer.say(" one")
+    await page.shows(page.answer, "one")
+    await page.page.clock.run_for(4000)
+    await answer.say(" two")
+    await page.shows(page.answer, "two")
+    await page.page.clock.run_for(1000)
+    await page.shows(page.notice, re.compile(r"0\.[12] tokens per second"))
+    await expect(page.notice.get_by_role("link", name="Too slow? Connect your GPU")).to_be_visible()
+    await answer.finish("###", reason=FinishReason.STOP)
+    await page.is_idle()
+
+
 async def test_a_long_dialogue_grows_its_session_and_then_offers_a_new_one(page: ChatPage, player: Player) -> None:
     full = JobFailed(Code.TOO_LONG, "Maximum length exceeded: prefix 500 + current 20 exceeds maximum 512")
     # given a session that is too short
