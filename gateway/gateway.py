@@ -52,7 +52,7 @@ class Gateway:
 
 def build_for_batches(settings: Settings, catalog: Catalog) -> Gateway:
     """A gateway for requests of batches: they come after everybody else's, and may take as long as a batch may."""
-    own = dataclasses.replace(settings, gateway_name="", deadline_s=DAY_S)
+    own = dataclasses.replace(settings, gateway_name=f"batch-{secrets.token_hex(8)}", deadline_s=DAY_S)
     return build(own, catalog, priority="batch")
 
 
