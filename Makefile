@@ -35,9 +35,9 @@ bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.idle
 
 clean:
-	rm -rf .venv var
+	rm -rf .venv var gateway/web/node_modules
 
-$(INSTALLED): constraints.txt pyproject.toml
+$(INSTALLED): constraints.txt pyproject.toml gateway/web/package-lock.json
 	@command -v $(PYTHON) >/dev/null || \
 		{ echo "Corolla needs Python 3.11, but there is no '$(PYTHON)'; name one with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \

@@ -10,8 +10,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
-from starlette.staticfiles import StaticFiles
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from gateway.docs import Docs
 from gateway.errors import http_failure
@@ -23,11 +22,12 @@ from gateway.openai_files import FilesApi
 from gateway.openai_http import OpenAi
 from gateway.openai_jobs import JobsApi
 from gateway.openai_readings import Readings
-from gateway.pages import WEB, Pages
+from gateway.pages import Pages
 from gateway.petals_http import PetalsHttp
 from gateway.petals_socket import PetalsSocket
 from gateway.settings import Settings
 from gateway.status import Status
+from gateway.swarm import SwarmStatus
 from shared.catalog import Catalog
 from shared.keys import Timing
 
@@ -70,12 +70,13 @@ async def _living(gateway: Gateway) -> AsyncIterator[None]:
 
 
 def _routes(gateway: Gateway) -> list[BaseRoute]:
-    petals, openai, status = PetalsHttp(gateway), OpenAi(gateway), Status(gateway)
+    petals, openai, status, pages = PetalsHttp(gateway), OpenAi(gateway), Status(gateway), Pages()
     readings, jobs, docs = Readings(gateway), JobsApi(gateway), Docs()
     files, batches = FilesApi(gateway), BatchesApi(gateway)
     return [
-        Route("/", Pages(gateway.catalog).index),
-        Mount("/web", StaticFiles(directory=WEB)),
+        Route("/", pages.index),
+        Route("/status", pages.status),
+        Route("/web/{version}/{path:path}", pages.file),
         Route("/docs", docs.docs),
         Route("/docs.css", docs.style),
         Route("/openapi.json", docs.openapi),
@@ -83,6 +84,7 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/health/ready", status.ready),
         Route("/metrics", gateway.metrics.scrape),
         Route("/api/v1/models", status.models),
+        Route("/api/v1/status", SwarmStatus(gateway).status),
         Route("/api/v1/generate", petals.generate, methods=["POST"]),
         Route("/api/v1/open_inference_session", petals.open_session, methods=["GET", "POST"]),
         Route("/api/v1/close_inference_session", petals.close_session, methods=["GET", "POST"]),

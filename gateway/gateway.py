@@ -57,7 +57,8 @@ def build_for_batches(settings: Settings, catalog: Catalog) -> Gateway:
 
     They wait for whoever is there, so no rates hold them up.
     """
-    own = dataclasses.replace(settings, gateway_name="", deadline_s=DAY_S, requests_per_min=0, tokens_per_min=0)
+    name = f"batch-{secrets.token_hex(8)}"
+    own = dataclasses.replace(settings, gateway_name=name, deadline_s=DAY_S, requests_per_min=0, tokens_per_min=0)
     return build(own, catalog, priority="batch")
 
 

@@ -11,6 +11,7 @@ from shared.errors import Code, CorollaError
 from shared.keys import LANES, Keys, Timing
 from shared.link import Link
 from shared.messages import FinishReason, JobFailed, JobFinished, LogEntry, decode_entry, decode_request, encode
+from shared.overview import Overview, read_overview
 from shared.records import (
     Append,
     Appended,
@@ -168,6 +169,18 @@ class Broker:
         """Close a dialogue and cancel its jobs; one that is gone is closed already, another account's stays open."""
         keys = [self.keys.session(session), self.keys.sessions]
         await self._link.run("close_session", keys, session, CANCELLED, self.timing.finished_ms, account)
+
+    # What lives
+
+    async def announce(self, gateway: str) -> None:
+        """This gateway lives; it counts as gone where it does not say so again for as long as a lease."""
+        await self._link.run("announce", [self.keys.gateways], gateway, self.timing.lease_ms)
+
+    async def overview(self, models: Iterable[str]) -> Overview:
+        """Live gateways and workers, and what waits; by model for these ones."""
+        names = list(models)
+        keys = [self.keys.gateways, self.keys.workers]
+        return read_overview(names, await self._link.run("overview", keys, *names))
 
     # Workers
 

@@ -43,10 +43,12 @@ class Keys:
     log:J (stream): entry `<last seq>-0` with t (tokens) and e (ending); sub:J (set): gateways attached
     ready:MODEL:LANE (stream, group workers): ids of jobs that any worker may claim, by lane: resumed work first
     queue:MODEL:PRIORITY:TENANT (list), ring:MODEL:PRIORITY (list of tenants), waiting (hash, tenant or * → jobs)
-    worker:W (hash, expires): free and all slots; worker:W:jobs (stream, group workers): jobs of sessions it owns
+    worker:W (hash, expires): free and all slots, and its last report; worker:W:jobs (stream, group workers): jobs of
+        sessions it owns
     workers (hash): worker → its models; serving:MODEL (set): workers
     session:S (hash): model, max_length, idle_ms, account, owner, running job, held; session:S:ids (list): packed token
         ids, one element a turn; session:S:turns (list): jobs in line
+    gateways (zset): gateways by the time until which they count as live
     sessions (zset): open sessions by expiry; due (zset): unfinished jobs by the time at which they must be looked at
     dead (stream, bounded): ids of jobs given up; pace (hash): model → mean time of its jobs, ms
     file:F, batch:B (hash): body (JSON) and version of a record; owned:KIND:OWNER (zset): ids by creation
@@ -61,6 +63,7 @@ class Keys:
         self.due = f"{self.prefix}due"
         self.sessions = f"{self.prefix}sessions"
         self.workers = f"{self.prefix}workers"
+        self.gateways = f"{self.prefix}gateways"
 
     def job(self, job: str) -> str:
         return f"{self.prefix}job:{job}"
