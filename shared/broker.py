@@ -212,6 +212,10 @@ class Broker:
         """This worker is gone: whatever it holds or was sent goes to others."""
         await self._link.run("evacuate", [self.keys.worker(worker)], worker)
 
+    async def is_alive(self, beginning: str) -> bool:
+        """Whether a live worker's name begins like this."""
+        return bool(await self._link.run("alive", [self.keys.workers], beginning))
+
     async def reap(self) -> None:
         """Take lost jobs from dead and silent workers; not just after Redis came back, when all have been silent."""
         if await self._link.uptime_s() * 1000 > self.timing.lease_ms:

@@ -1,0 +1,30 @@
+# The gateway: docker build -f deploy/images/gateway.Dockerfile .
+
+FROM python:3.11-slim-bookworm AS build
+WORKDIR /app
+COPY constraints.txt pyproject.toml ./
+COPY deploy/__init__.py deploy/requirements.py deploy/
+RUN python -m deploy.requirements gateway > /requirements.txt \
+    && python -m venv --without-pip /venv \
+    && python -m pip --python /venv/bin/python install --no-cache-dir -r /requirements.txt -c constraints.txt
+COPY shared shared
+COPY gateway gateway
+COPY deploy/catalogs deploy/catalogs
+# The root file system is read-only when it runs: nothing can be compiled then.
+RUN rm -r constraints.txt pyproject.toml deploy/*.py && python -m compileall -q shared gateway
+
+FROM python:3.11-slim-bookworm
+ENV PATH=/venv/bin:$PATH \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    COROLLA_BIND=0.0.0.0:8000
+COPY --from=build /venv /venv
+COPY --from=build /app /app
+WORKDIR /app
+USER 10001:10001
+EXPOSE 8000
+# Alive, not ready: a gateway without workers still answers, in words.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health/live', timeout=4)"]
+CMD ["python", "-m", "gateway"]
