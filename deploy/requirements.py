@@ -1,6 +1,6 @@
 """`python -m deploy.requirements GROUP...`: the names of the packages that a service needs, one a line, for pip.
 
-Their versions, and those of what they need in turn, are for constraints.txt to say. Runs with the standard library alone.
+Their versions, and those of what they need in turn, are in constraints.txt. Runs with the standard library alone.
 """
 
 import sys

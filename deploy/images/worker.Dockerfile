@@ -36,7 +36,7 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1
 # Some libraries ask for the name of their user.
 RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin corolla \
-    && install -d -o 10001 -g 10001 /models /swarm
+    && install -d -o 10001 -g 10001 /models /swarm /peers
 COPY --from=build /venv /venv
 COPY --from=build /app /app
 WORKDIR /app
