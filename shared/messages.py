@@ -59,10 +59,10 @@ class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 class Logprobs(msgspec.Struct, frozen=True, array_like=True):
     """How probable a token was, by the model itself: natural logarithms.
 
-    bytes: what it stands for. top: the most probable tokens with theirs, best first.
+    piece: the bytes that it stands for. top: the most probable tokens with theirs, best first.
     """
 
-    bytes: bytes
+    piece: bytes
     logprob: float
     top: tuple[tuple[bytes, float], ...]
 

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import itertools
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -20,7 +20,8 @@ import worker.petals_compat as compat  # before petals, which cannot be imported
 # isort: split
 from hivemind.compression import deserialize_torch_tensor, serialize_torch_tensor
 from hivemind.p2p import P2P
-from hivemind.proto import runtime_pb2
+from hivemind.p2p.p2p_daemon_bindings import control, utils
+from hivemind.proto import p2pd_pb2, runtime_pb2
 from hivemind.utils.serializer import MSGPackSerializer
 from petals.data_structures import CHAIN_DELIMITER
 from petals.server.handler import TransformerConnectionHandler
@@ -31,7 +32,9 @@ LARGE = 2**18  # numbers in a tensor whose conversion would hold up the event lo
 
 _HANDLER = f"{TransformerConnectionHandler.__name__}.rpc_inference"
 _NEEDED = (
-    (P2P, ("call_binary_stream_handler", "receive_protobuf", "MESSAGE_MARKER", "HEADER_LEN", "BYTEORDER")),
+    (P2P, ("daemon_listen_maddr", "receive_protobuf", "MESSAGE_MARKER", "HEADER_LEN", "BYTEORDER")),
+    (control, ("DaemonConnector",)),
+    (utils, ("write_pbmsg", "read_pbmsg_safe", "raise_if_failed")),
     (TransformerConnectionHandler, ("rpc_inference",)),
 )
 _NEEDED_OF_MANAGER = ("state", "config", "block_uids", "rpc_info", "make_sequence", "get_request_metadata")
@@ -113,6 +116,21 @@ class _Stream:
         self._writer.close()
 
 
+async def _open(p2p: Any, leg: _Leg) -> _Stream:
+    """A stream to the server, through our p2pd. hivemind's own way leaves a connection behind where that fails."""
+    reader, writer = await control.DaemonConnector(p2p.daemon_listen_maddr).open_connection()
+    try:
+        wish = p2pd_pb2.StreamOpenRequest(peer=leg.peer_id.to_bytes(), proto=[_HANDLER])
+        await utils.write_pbmsg(writer, p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=wish))
+        response = p2pd_pb2.Response()
+        await utils.read_pbmsg_safe(reader, response)
+        utils.raise_if_failed(response)
+    except BaseException:
+        writer.close()
+        raise
+    return _Stream(leg, reader, writer)
+
+
 class StreamChain:
     """A Chain over streams. manager: Petals' routing; pool: for what blocks; max_length: positions to make room for."""
 
@@ -148,10 +166,8 @@ class StreamChain:
     async def _connect(self) -> None:
         route = await asyncio.get_running_loop().run_in_executor(self._pool, self._find_route)
         for leg in route:
-            with self._blame(leg.peer_id):
-                async with asyncio.timeout(self._manager.config.connect_timeout):
-                    _, reader, writer = await self._manager.state.p2p.call_binary_stream_handler(leg.peer_id, _HANDLER)
-            self._streams.append(_Stream(leg, reader, writer))
+            async with self._blaming(leg.peer_id), asyncio.timeout(self._manager.config.connect_timeout):
+                self._streams.append(await _open(self._manager.state.p2p, leg))
 
     def _find_route(self) -> list[_Leg]:
         """The fastest way through the swarm. Waits for the network."""
@@ -167,20 +183,20 @@ class StreamChain:
 
     async def _ask(self, stream: _Stream, tensors: Sequence[Any], metadata: dict[str, Any]) -> Any:
         first = not stream.stepped
-        with self._blame(stream.leg.peer_id):
-            async with asyncio.timeout(self._manager.config.request_timeout):
-                answer = await stream.ask(tensors, metadata)
+        async with self._blaming(stream.leg.peer_id), asyncio.timeout(self._manager.config.request_timeout):
+            answer = await stream.ask(tensors, metadata)
         if first:
             self._pool.submit(self._manager.on_request_success, stream.leg.peer_id)
         return answer
 
-    @contextlib.contextmanager
-    def _blame(self, peer_id: Any) -> Iterator[None]:
-        """After an error, other routes are tried first."""
+    @contextlib.asynccontextmanager
+    async def _blaming(self, peer_id: Any) -> AsyncIterator[None]:
+        """After an error, the next chain goes over other servers, where there are any."""
         try:
             yield
         except Exception:
-            self._pool.submit(self._manager.on_request_failure, peer_id)  # it takes locks
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._pool, self._manager.on_request_failure, peer_id)  # it takes locks
             raise
 
     async def _convert(self, size: int, convert: Callable[..., Any], *arguments: Any) -> Any:

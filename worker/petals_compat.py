@@ -4,6 +4,7 @@ It works at import time, the one module here that does, because `import petals` 
   - names that Petals expects on the `hivemind` module are put back; names that are there are left alone;
   - hivemind's and Petals' log lines go to the root logger, which belongs to the application;
   - inference sessions never use the network from `__del__`, and a close is bounded in time;
+  - a server that failed is not chosen again before the swarm is looked at anew;
   - the DHT process, with its p2pd, ends when its parent is gone, killed or not;
   - a server does not ask the package index, without a time limit, whether a newer Petals exists.
 """
@@ -58,6 +59,7 @@ with warnings.catch_warnings():  # of old interfaces that these packages use amo
     import petals.utils.version
     from hivemind.moe.client.remote_expert_worker import RemoteExpertWorker
     from petals.client import inference_session
+    from petals.client.routing import RemoteSequenceManager
 
 __all__ = ["CLOSE_TIMEOUT_S", "RemoteExpertWorker", "hivemind", "restore_names"]
 
@@ -82,6 +84,17 @@ def _collected(self: Any) -> None:
     """Garbage collection may run on the network loop's own thread, where waiting for the network never ends."""
 
 
+_note_failure = RemoteSequenceManager.on_request_failure
+
+
+def _leave_out_failed(self: Any, peer_id: Any) -> None:
+    """Petals strikes the server off the list of each block, but chooses from spans, which it made of them before."""
+    _note_failure(self, peer_id)
+    with self.lock_changes:
+        info = self.state.sequence_info
+        info.update_(info.block_infos)
+
+
 def _end_with_parent(dht: Any, parent: int) -> None:
     """Wait until the parent process is gone, then shut the DHT down as its `shutdown()` would."""
     while os.getppid() == parent:
@@ -100,5 +113,6 @@ def _run_dht_with_parent(self: Any) -> None:
 inference_session._ServerInferenceSession.close = _close_server_session
 inference_session._ServerInferenceSession.__del__ = _collected
 inference_session.InferenceSession.__del__ = _collected
+RemoteSequenceManager.on_request_failure = _leave_out_failed
 hivemind.DHT.run = _run_dht_with_parent
 petals.utils.version.validate_version = lambda: None

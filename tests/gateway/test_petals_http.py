@@ -75,7 +75,9 @@ async def test_the_request_as_the_worker_gets_it(gateway: Served, player: Player
     asking = asyncio.create_task(gateway.client.post(URL, json=fields))
     performance = await player.take()
     request = performance.claim.request
-    assert request.sampling == SamplingParams(True, 0.6, 40, 0.9, 1.2, 7)
+    assert request.sampling == SamplingParams(
+        do_sample=True, temperature=0.6, top_k=40, top_p=0.9, repetition_penalty=1.2, seed=7
+    )
     assert (request.prompt, request.max_new_tokens, request.max_length) == (None, 2, None)
     assert (request.stop, request.extra_stop, request.partial) == ((), (), False)
     await performance.finish("x")

@@ -170,7 +170,8 @@ def test_one_reply_without_a_stop_sequence() -> None:
 def test_a_stream_with_a_stop_sequence() -> None:
     it = opened()
     (start,) = it.receive(frame({**GENERATE, "stop_sequence": "###", "extra_stop_sequences": ["</s>"]}))
-    assert start == Start(J, S, JobRequest("corolla/demo", GREEDY, "hi", None, None, ("###",), ("</s>",), True))
+    request = JobRequest("corolla/demo", GREEDY, "hi", stop=("###",), extra_stop=("</s>",), partial=True)
+    assert start == Start(J, S, request)
     assert sent(it.event(entry(1, " a"))) == [reply(" a", 1)]
     assert it.event(entry(2, "")) == []
     assert it.event(entry(3, "")) == []

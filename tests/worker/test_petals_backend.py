@@ -34,7 +34,7 @@ async def test_streams_are_used_where_they_can_be_and_else_the_public_client(
     async with loaded(swarm) as backend:
         manager = backend._manager
         assert petals_chain.can_stream(manager)
-        monkeypatch.delattr(petals_chain.P2P, "call_binary_stream_handler")
+        monkeypatch.delattr(petals_chain.control, "DaemonConnector")
         assert not petals_chain.can_stream(manager)
     async with loaded(swarm, streams=False) as backend:
         assert isinstance(backend.open(8)._chain, PublicChain)

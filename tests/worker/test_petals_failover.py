@@ -1,6 +1,5 @@
 """Servers of a swarm that die in mid-answer: the answer goes on at others, or ends with a clear error in time."""
 
-import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -19,12 +18,13 @@ from shared.messages import FinishReason, JobFailed, JobFinished
 from shared.sampling import SamplingParams
 from tests.swarm import Swarm, running_swarm, stop_group
 from tests.valkey import Valkey
+from tests.waiting import until_async
 from tests.worker.desk import Desk, desk
 from tests.worker.petals_model import PROMPTS, expected, loaded
 from worker.petals_chain import StreamChain
 
 JOBS = 4
-LENGTH = 48
+LENGTH = 32
 
 pytestmark = [
     pytest.mark.anyio,
@@ -64,6 +64,10 @@ async def _start(at: Desk) -> list[str]:
     return jobs
 
 
+async def _rest(at: Desk, timeout_s: float) -> None:
+    await until_async(lambda: at.engine.free == JOBS, timeout_s)
+
+
 async def _written(at: Desk, job: str) -> list[int]:
     tokens, ending = await at.log(job)
     assert isinstance(ending, JobFinished)
@@ -77,28 +81,31 @@ async def test_answers_go_on_when_servers_die_and_end_clearly_when_none_is_left(
     local = LlamaForCausalLM.from_pretrained(four.model, torch_dtype=torch.float32).eval()
     local.generation_config.eos_token_id = None
     used = _servers_in_use(monkeypatch)
-    async with loaded(four, request_timeout_s=2.0) as backend, desk(valkey, backend, slots=JOBS, capacity=256) as at:
+    async with loaded(four, request_timeout_s=2.0) as backend, desk(valkey, backend, slots=JOBS) as at:
         answers = [expected(local, backend.tokenizer.encode(prompt, True), LENGTH) for prompt in PROMPTS[:JOBS]]
 
         # given answers under way, when a server that they use is killed: they are exact
         jobs = await _start(at)
+        connected = len(used)
         stop_group(four.servers[used[0]], signal.SIGKILL)
-        await at.at_rest(30)
+        await _rest(at, 30)
         assert [await _written(at, job) for job in jobs] == answers
+        assert len(used) > connected
 
         # given a server that they use hangs: they are exact all the same
         jobs = await _start(at)
+        connected = len(used)
         hanging = four.servers[used[-1]]
         os.killpg(hanging.pid, signal.SIGSTOP)
-        await at.at_rest(60)
+        await _rest(at, 60)
         assert [await _written(at, job) for job in jobs] == answers
+        assert len(used) > connected
         stop_group(hanging, signal.SIGKILL)
 
         # given the last server of the first half is killed: a clear error, long before the deadline
         jobs = await _start(at)
         stop_group(four.servers[used[-2]], signal.SIGKILL)
-        async with asyncio.timeout(45):
-            await at.at_rest(45)
+        await _rest(at, 45)
         for job in jobs:
             _, ending = await at.log(job)
             message = "The swarm did not complete a step in time, please try again later"
