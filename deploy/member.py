@@ -73,34 +73,37 @@ def has_swarm(settings: Settings, catalog: Catalog) -> bool:
 
 
 def server(number: int, blocks: int) -> list[str]:
-    """Make a server known; its command. The first one begins a new swarm, unless it comes back to one that lives."""
+    """Make a server known; its command. The first one begins a new swarm, unless it comes back to one that lives.
+
+    Servers beyond the first SERVERS hold the same blocks once more.
+    """
     file = IDENTITIES / f"{number}.identity"
     identity.create(file)
     draft = PEERS / f"{number}.{os.getpid()}"
     draft.write_text(f"/dns4/swarm-{number}/tcp/{PORT}/p2p/{identity.peer_id(file)}")
     draft.replace(PEERS / str(number))
-    others = [other for other in range(SERVERS) if other != number]
-    friends = _await(others) if number else [address for other in others if (address := _reached(other))]
-    share = f"{blocks * number // SERVERS}:{blocks * (number + 1) // SERVERS}"
+    while not (friends := _listening(but=number)) and number:
+        time.sleep(PERIOD_S)
+    share = number % SERVERS
+    part = f"{blocks * share // SERVERS}:{blocks * (share + 1) // SERVERS}"
     host = socket.gethostbyname(socket.gethostname())
-    command = ["deploy.swarm", "--blocks", share, "--host", host, "--port", str(PORT), "--identity", str(file)]
-    return [*command, "--peers", *friends]
+    command = ["deploy.swarm", "--blocks", part, "--host", host, "--port", str(PORT), "--identity", str(file)]
+    return [*command, "--peers", *friends.values()]
 
 
 def joined(environ: Mapping[str, str]) -> dict[str, str]:
-    """Wait for all servers; the environment by which a worker joins them, in the demo model's own number format."""
-    peers = " ".join(_await(range(SERVERS)))
-    return {"COROLLA_PEERS": peers, "COROLLA_DTYPE": environ.get("COROLLA_DTYPE") or "float32", "HF_HUB_OFFLINE": "1"}
-
-
-def _await(numbers: "range | list[int]") -> list[str]:
-    """The addresses of these servers, once all of them listen."""
-    _log.info("waiting", servers=[*numbers])
-    while True:
-        found = [address for number in numbers if (address := _reached(number))]
-        if len(found) == len(numbers):
-            return found
+    """Wait for the first SERVERS; the environment by which a worker joins them, in the demo model's number format."""
+    _log.info("waiting", servers=SERVERS)
+    while not (found := _listening()).keys() >= set(range(SERVERS)):
         time.sleep(PERIOD_S)
+    dtype = environ.get("COROLLA_DTYPE") or "float32"
+    return {"COROLLA_PEERS": " ".join(found.values()), "COROLLA_DTYPE": dtype, "HF_HUB_OFFLINE": "1"}
+
+
+def _listening(but: int | None = None) -> dict[int, str]:
+    """The servers that can be reached, by number: their addresses."""
+    numbers = sorted(int(file.name) for file in PEERS.iterdir() if file.name.isdecimal())
+    return {number: address for number in numbers if number != but and (address := _reached(number))}
 
 
 def _reached(number: int) -> str | None:
