@@ -108,7 +108,7 @@ class Reader:
 
 
 async def _ask(socket: ClientConnection, question: str) -> str:
-    await socket.send(json.dumps({"type": "open_inference_session", "max_length": 512, "resumable": True}))
+    await socket.send(json.dumps({"type": "open_inference_session", "max_length": 256, "resumable": True}))
     opened = _checked(json.loads(await socket.recv()))
     fields = {"inputs": f"Human: {question}###Assistant:", "max_new_tokens": 1, "stop_sequence": STOP}
     await socket.send(json.dumps({"type": "generate", **fields}))

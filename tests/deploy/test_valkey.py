@@ -20,41 +20,58 @@ from tests.waiting import until
 
 PASSWORDS = {"gateway": "g5cr&t/\\1", "worker": "w5cret"}  # what sed or a shell might take for its own
 URL_PASSWORDS = {"gateway": "g5cr%26t%2F%5C1", "worker": "w5cret"}
+VALKEY = ROOT / "deploy" / "valkey"
 SCRIPTS = "".join(file.read_text() for file in sorted((ROOT / "shared" / "scripts").glob("*.lua")))
 CALL = re.compile(r"redis\.p?call\('(\w+)'(?:, '(CREATE|DELCONSUMER)')?")
 ON_KEYS = sorted(set(CALL.findall(SCRIPTS)) - {("TIME", ""), ("PUBLISH", "")})
 
 
+class Broker:
+    """start.sh of deploy/valkey, with its data and its users' hashes in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self._folder = folder
+        (folder / "valkey-server").symlink_to(get_binary_path())
+        for name in ("start.sh", "users.acl"):
+            (folder / name).symlink_to(VALKEY / name)
+        (folder / "valkey.conf").write_text((VALKEY / "valkey.conf").read_text().replace("/data", "."))
+
+    def start(self) -> None:
+        environ = {
+            "PATH": f"{self._folder}:{os.environ['PATH']}",
+            "ACL_FILE": str(self._folder / "written.acl"),
+            "GATEWAY_PASSWORD": PASSWORDS["gateway"],
+            "WORKER_PASSWORD": PASSWORDS["worker"],
+        }
+        command = [self._folder / "start.sh", "--port", str(self.port)]
+        self._process = subprocess.Popen(command, cwd=self._folder, env=environ, stdout=subprocess.DEVNULL)
+        until(self._answers)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            with connect(self.port, "health", "none") as client:
+                return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
+
 @pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    broker = Broker(tmp_path_factory.mktemp("broker"))
+    broker.start()
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def port(broker: Broker) -> int:
     """Where the broker listens."""
-    folder = tmp_path_factory.mktemp("broker")
-    (folder / "valkey-server").symlink_to(get_binary_path())
-    (folder / "valkey.conf").write_text((CONF := ROOT / "deploy/valkey/valkey.conf").read_text().replace("/data", "."))
-    for name in ("start.sh", "users.acl"):
-        (folder / name).symlink_to(CONF.with_name(name))
-    port = free_port()
-    environ = {name: value for name, value in os.environ.items() if name != "ACL_FILE"} | {
-        "PATH": f"{folder}:{os.environ['PATH']}",
-        "ACL_FILE": str(folder / "written.acl"),
-        "GATEWAY_PASSWORD": PASSWORDS["gateway"],
-        "WORKER_PASSWORD": PASSWORDS["worker"],
-    }
-    server = subprocess.Popen(
-        [folder / "start.sh", "--port", str(port)], cwd=folder, env=environ, stdout=subprocess.DEVNULL
-    )
-    until(lambda: _answers(port))
-    yield port
-    server.terminate()
-    server.wait()
-
-
-def _answers(port: int) -> bool:
-    try:
-        with redis.Redis(port=port, protocol=2) as client:
-            return bool(client.ping())
-    except redis.ConnectionError:
-        return False
+    return broker.port
 
 
 def url(port: int, user: str) -> str:
@@ -65,11 +82,30 @@ def connect(port: int, user: str, password: str | None = None) -> "redis.Redis":
     return redis.Redis(port=port, username=user, password=password or PASSWORDS[user], protocol=2)
 
 
-def test_without_a_password_one_may_ask_for_health_alone(port: int) -> None:
-    with redis.Redis(port=port, protocol=2) as client:
+def test_without_a_password_there_is_nothing(port: int) -> None:
+    with redis.Redis(port=port, protocol=2) as client, pytest.raises(AuthenticationError):
+        client.ping()
+
+
+def test_with_any_password_one_may_ask_for_health_alone(port: int) -> None:
+    with connect(port, "health", "none") as client:
         assert client.ping() is True
         with pytest.raises(NoPermissionError):
             client.get("{p}:workers")
+
+
+def test_nothing_is_lost_when_the_server_is_killed(broker: Broker) -> None:
+    """A script's changes are a transaction in its file, which the server reads as the default user."""
+    # given
+    script = "redis.call('HSET', KEYS[1], 'x', 1); redis.call('HSET', KEYS[2], 'x', 2)"
+    with connect(broker.port, "gateway") as client:
+        client.evalsha(client.script_load(script), 2, "{p}:a", "{p}:b")  # type: ignore[no-untyped-call]
+    # when
+    broker.kill()
+    broker.start()
+    # then
+    with connect(broker.port, "gateway") as client:
+        assert client.execute_command("EXISTS", "{p}:a", "{p}:b") == 2  # type: ignore[no-untyped-call]
 
 
 def test_a_wrong_password(port: int) -> None:
