@@ -44,7 +44,7 @@ class Broker:
             "GATEWAY_PASSWORD": PASSWORDS["gateway"],
             "WORKER_PASSWORD": PASSWORDS["worker"],
         }
-        command = [self._folder / "start.sh", "--port", str(self.port)]
+        command = [str(self._folder / "start.sh"), "--port", str(self.port)]
         self._process = subprocess.Popen(command, cwd=self._folder, env=environ, stdout=subprocess.DEVNULL)
         until(self._answers)
 
@@ -99,13 +99,13 @@ def test_nothing_is_lost_when_the_server_is_killed(broker: Broker) -> None:
     # given
     script = "redis.call('HSET', KEYS[1], 'x', 1); redis.call('HSET', KEYS[2], 'x', 2)"
     with connect(broker.port, "gateway") as client:
-        client.evalsha(client.script_load(script), 2, "{p}:a", "{p}:b")  # type: ignore[no-untyped-call]
+        client.evalsha(client.script_load(script), 2, "{p}:a", "{p}:b")
     # when
     broker.kill()
     broker.start()
     # then
     with connect(broker.port, "gateway") as client:
-        assert client.execute_command("EXISTS", "{p}:a", "{p}:b") == 2  # type: ignore[no-untyped-call]
+        assert client.execute_command("EXISTS", "{p}:a", "{p}:b") == 2
 
 
 def test_a_wrong_password(port: int) -> None:
