@@ -45,7 +45,7 @@ def create_app(settings: Settings, catalog: Catalog, timing: Timing | None = Non
 
     return Starlette(
         routes=_routes(gateway),
-        middleware=[Middleware(Cors, settings.cors_origins), Middleware(Requests)],
+        middleware=[Middleware(Cors, settings.cors_origins), Middleware(Requests, gateway.metrics)],
         exception_handlers={HTTPException: http_failure},
         lifespan=lifespan,
     )
@@ -58,6 +58,7 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
         Mount("/web", StaticFiles(directory=WEB)),
         Route("/health/live", status.live),
         Route("/health/ready", status.ready),
+        Route("/metrics", gateway.metrics.scrape),
         Route("/api/v1/models", status.models),
         Route("/api/v1/generate", petals.generate, methods=["POST"]),
         Route("/api/v1/open_inference_session", petals.open_session, methods=["GET", "POST"]),

@@ -5,6 +5,7 @@ import secrets
 
 from gateway.hub import Hub
 from gateway.jobs import Jobs
+from gateway.metrics import Metrics
 from gateway.petals_ws import Rules
 from gateway.settings import Settings
 from shared.broker import Broker
@@ -26,6 +27,7 @@ class Gateway:
     hub: Hub
     jobs: Jobs
     rules: Rules
+    metrics: Metrics
 
 
 def build(settings: Settings, catalog: Catalog, timing: Timing | None = None) -> Gateway:
@@ -33,9 +35,10 @@ def build(settings: Settings, catalog: Catalog, timing: Timing | None = None) ->
     broker = Broker(settings.redis_url, timing)
     hub = Hub(broker, settings.gateway_name or secrets.token_hex(8))
     bounds = Bounds(settings.max_waiting_per_client, settings.max_waiting)
-    jobs = Jobs(broker, hub, bounds, settings.deadline_s, settings.resume_grace_s)
+    metrics = Metrics()
+    jobs = Jobs(broker, hub, bounds, settings.deadline_s, settings.resume_grace_s, metrics)
     rules = Rules(catalog, settings.max_prompt_chars, settings.max_frame_bytes, new_id, draw_seed)
-    return Gateway(settings, catalog, broker, hub, jobs, rules)
+    return Gateway(settings, catalog, broker, hub, jobs, rules, metrics)
 
 
 def new_id() -> str:

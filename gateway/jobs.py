@@ -12,6 +12,7 @@ from typing import TypeVar
 import structlog
 
 from gateway.hub import Feed, Hub, JobGone, discontinuity
+from gateway.metrics import Course, Metrics
 from gateway.orders import Order, Queued
 from gateway.patience import BRIEF_S, patiently
 from gateway.transcript import Transcript
@@ -34,10 +35,14 @@ class Run:
     """A job under way, for one reader.
 
     settled: nothing of it goes on any more. tokens: how many were given to the reader. outcome: for the log.
+    course: for the metrics; None where the job was counted when it was submitted.
     """
 
-    def __init__(self, order: Order, feed: Feed, hub: Hub, broker: Broker, bounds: Bounds, deadline_s: float) -> None:
+    def __init__(
+        self, order: Order, feed: Feed, hub: Hub, broker: Broker, bounds: Bounds, deadline_s: float, metrics: Metrics
+    ) -> None:
         self.order = order
+        self.course = Course(metrics, order.request.model) if order.request else None
         self.settled = False
         self.tokens = 0
         self.outcome: str = "left"
@@ -45,6 +50,7 @@ class Run:
         self._hub = hub
         self._broker = broker
         self._bounds = bounds
+        self._metrics = metrics
         self._clock = asyncio.get_running_loop().time
         self._deadline = self._clock() + deadline_s
         self._transcript = Transcript(order.after)
@@ -61,6 +67,8 @@ class Run:
             await self._submit(self._bounds)
         except CorollaError as error:
             self.outcome, self.settled = error.code, not isinstance(error, BrokerUnavailable)
+            if self.course:
+                self.course.fail(error.code)
             raise
 
     async def events(self) -> AsyncGenerator[LogEntry | Queued, None]:
@@ -74,6 +82,8 @@ class Run:
                 event = LogEntry(self._transcript.last + 1, (), JobFailed(error.code, error.message))
             if isinstance(event, LogEntry):
                 self.tokens, ending = self.tokens + len(event.tokens), event.ending
+                if self.course:
+                    self.course.take(event)
             if ending:
                 self.outcome = ending.code if isinstance(ending, JobFailed) else ending.reason
             yield event
@@ -129,6 +139,7 @@ class Run:
         if self.order.request is None:
             raise discontinuity()
         log.warning("job lost, submitted again", job=self.order.job, tokens=self._transcript.last)
+        self._metrics.resubmitted.inc()
         await self._submit(UNBOUNDED)
 
     async def _send_cancel(self) -> None:
@@ -146,12 +157,15 @@ class Run:
 class Jobs:
     """Starts runs, and sees to it that a job whose reader left does not go on for nobody."""
 
-    def __init__(self, broker: Broker, hub: Hub, bounds: Bounds, deadline_s: float, grace_s: float) -> None:
+    def __init__(
+        self, broker: Broker, hub: Hub, bounds: Bounds, deadline_s: float, grace_s: float, metrics: Metrics
+    ) -> None:
         self._broker = broker
         self._hub = hub
         self._bounds = bounds
         self._deadline_s = deadline_s
         self._grace_s = grace_s
+        self._metrics = metrics
         self._endings: set[asyncio.Task[None]] = set()
         self._lingers: set[asyncio.Task[None]] = set()
 
@@ -162,12 +176,14 @@ class Jobs:
         Who leaves before its end cancels it: at once, or after the grace where the order is resumable.
         """
         started, feed = time.monotonic(), self._hub.open(order.job, order.after)
-        run = Run(order, feed, self._hub, self._broker, self._bounds, self._deadline_s)
+        run = Run(order, feed, self._hub, self._broker, self._bounds, self._deadline_s, self._metrics)
         try:
             await run.begin()
             yield run
         finally:
             self._hub.close(feed)
+            if run.course:
+                run.course.leave()
             _log_end(run, time.monotonic() - started)
             if not run.settled:
                 self._leave(order)

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import json_answer
+from gateway.metrics import Metrics
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 PREFLIGHT_AGE_S = 600
@@ -66,13 +67,14 @@ class Cors:
 
 
 class Requests:
-    """Gives every request an id, logs one line for it, and turns what nobody foresaw into a plain error.
+    """Gives every request an id, logs and counts it, and turns what nobody foresaw into a plain error.
 
     Query strings stay out of the log: prompts may be in them.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
@@ -80,6 +82,7 @@ class Requests:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, send)
+        self._count(scope, 1)
         try:
             await self._app(scope, receive, exchange.send)
         except ClientDisconnect:
@@ -92,6 +95,13 @@ class Requests:
             await exchange.fail(500, f"Internal error; the request's id is {exchange.id}")
         finally:
             exchange.log_end()
+            self._count(scope, -1)
+            if scope["type"] == "http":
+                self._metrics.requests.labels(exchange.status).inc()
+
+    def _count(self, scope: Scope, step: int) -> None:
+        if scope["type"] == "websocket":
+            self._metrics.websockets.inc(step)
 
 
 class _Exchange:

@@ -85,9 +85,11 @@ def words(default: str, meaning: str, allowed: str = "words separated by commas 
 
 
 def address(default: str, meaning: str) -> Any:
-    """A `host:port` to listen on, as the tuple (host, port)."""
+    """A `host:port` to listen on, as the tuple (host, port); None where it is empty, which only a default can be."""
 
-    def parse(raw: str) -> tuple[str, int]:
+    def parse(raw: str) -> tuple[str, int] | None:
+        if not raw:
+            return None
         host, _, port = raw.rpartition(":")
         if not host or not 0 <= int(port) <= 65535:
             raise ValueError(raw)

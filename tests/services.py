@@ -26,6 +26,7 @@ class Service:
         self.name = name
         self.log = log
         self._settings = {f"COROLLA_{key.upper()}": str(value) for key, value in settings.items()}
+        self.arguments: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -34,7 +35,7 @@ class Service:
         before = len(self.lines())
         with self.log.open("ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.name],
+                [sys.executable, "-m", self.name, *self.arguments],
                 cwd=ROOT,
                 env={**environ, "HF_HUB_OFFLINE": "1", **self._settings},
                 stdin=subprocess.DEVNULL,

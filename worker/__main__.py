@@ -20,6 +20,7 @@ from shared.settings import SettingError, read
 from worker import models
 from worker.consumer import Consumer
 from worker.engine import Engine
+from worker.metrics import Metrics
 from worker.outbox import Courier
 from worker.pulse import Pulse
 from worker.sessions import Sessions
@@ -62,11 +63,26 @@ async def _serve(settings: Settings, catalog: catalogs.Catalog) -> int:
         return 1
     # Only now: a process that Petals forked must not share the pipe through which signals are heard.
     stop = _stop_on_signal()
+    metrics = Metrics()
     try:
-        return await _work(settings, served, stop)
+        if settings.metrics_bind and not _serve_metrics(metrics, *settings.metrics_bind):
+            return 1
+        return await _work(settings, served, stop, metrics)
     finally:
         for model in served.values():
             await model.backend.stop()
+
+
+def _serve_metrics(metrics: Metrics, host: str, port: int) -> bool:
+    """Whether they are served now."""
+    try:
+        metrics.serve(host, port)
+    except OSError as error:
+        _log.error(
+            "metrics_not_served", error=f"COROLLA_METRICS_BIND: cannot listen on {host}:{port}: {error.strerror}"
+        )
+        return False
+    return True
 
 
 def _stop_on_signal() -> asyncio.Event:
@@ -87,14 +103,14 @@ def _stop_on_signal() -> asyncio.Event:
     return stop
 
 
-async def _work(settings: Settings, served: Mapping[str, models.Served], stop: asyncio.Event) -> int:
+async def _work(settings: Settings, served: Mapping[str, models.Served], stop: asyncio.Event, metrics: Metrics) -> int:
     timing = Timing(lease_ms=settings.lease_ms, beat_s=settings.beat_s, reap_s=settings.reap_s)
     name = settings.worker_name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     who = Registration(name, tuple(served), settings.slots)
     async with Broker(settings.redis_url, timing) as broker:
-        courier = Courier(broker)
+        courier = Courier(broker, metrics)
         sessions = Sessions(settings.kept_sessions, settings.kept_idle_s)
-        engine = Engine(served, sessions, courier, settings.slots, settings.step_timeout_s)
+        engine = Engine(served, sessions, courier, settings.slots, settings.step_timeout_s, metrics)
         heart = Heart(settings.redis_url, who, timing)
         consumer = Consumer(broker, who, engine, courier, sessions)
         async with Pulse(heart, engine, timing.beat_s, settings.step_timeout_s):

@@ -26,9 +26,9 @@ class Tokenizer(Protocol):
         """The bytes that this token stands for in the middle of a text, perhaps a part of a character."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Draw:
-    """How to choose the next token of one row.
+    """How to choose the tokens of one row: the same object for all of them, so that work for one may help the next.
 
     ids: every id of the row so far, those being fed included; a list that grows from step to step, not a copy.
     start: where the answer begins in it: the penalties and min_tokens look at what was answered, and the number of

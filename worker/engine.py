@@ -8,6 +8,7 @@ import structlog
 from shared.errors import Code, CorollaError
 from shared.messages import JobFailed
 from shared.records import Claim
+from worker.metrics import Metrics
 from worker.models import Served
 from worker.outbox import Courier, Outbox
 from worker.run import Lease, LeftToOthersError, Run
@@ -27,12 +28,20 @@ class Engine:
     """
 
     def __init__(
-        self, models: Mapping[str, Served], sessions: Sessions, courier: Courier, slots: int, step_timeout_s: float
+        self,
+        models: Mapping[str, Served],
+        sessions: Sessions,
+        courier: Courier,
+        slots: int,
+        step_timeout_s: float,
+        metrics: Metrics,
     ) -> None:
         self._models = models
         self._sessions = sessions
         self._courier = courier
         self._slots = slots
+        self._metrics = metrics
+        metrics.slots.set(slots)
         self._watchdog = Watchdog(step_timeout_s)
         self._runs: dict[asyncio.Task[None], Run] = {}
         self._running: tuple[Run, ...] = ()  # the same runs, never changed in place, for other threads
@@ -60,7 +69,7 @@ class Engine:
     def start(self, claim: Claim) -> None:
         """Run a job. If it runs here already, that was under a lease which is gone."""
         self.lose([run.lease for run in self._runs.values() if run.claim.job == claim.job])
-        run = Run(claim, Outbox(claim, self._courier), self._watchdog)
+        run = Run(claim, Outbox(claim, self._courier), self._watchdog, self._metrics)
         task = asyncio.create_task(self._run(run))
         task.add_done_callback(self._forget)
         self._runs[task] = run
@@ -105,6 +114,7 @@ class Engine:
 
     def _count(self) -> None:
         self._running = tuple(self._runs.values())
+        self._metrics.jobs.set(len(self._running))
         if self.free:
             self._vacant.set()
         else:

@@ -12,6 +12,7 @@ from shared.broker import Broker
 from shared.errors import BrokerUnavailable
 from shared.messages import Ending, Token
 from shared.records import Append, Appended, Claim, SessionCommit
+from worker.metrics import Metrics
 
 MAX_UNSENT = 64  # tokens of one job that may wait for the broker
 FIRST_PAUSE_S = 0.05
@@ -81,6 +82,7 @@ class Outbox:
         self.cancelled = self.cancelled or answer.cancelled
         if answer.status in ("fenced", "gone"):
             _log.warning("lease_lost", job=self.job, epoch=self.epoch, why=answer.status)
+            self._courier.metrics.lost_leases.inc()
             self.lose()
             return
         self._last = answer.last  # less than before where the broker lost the end of the log
@@ -92,7 +94,8 @@ class Outbox:
 class Courier:
     """Carries the events of all outboxes, one round trip after the other: while one is under way, the next gathers."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, metrics: Metrics) -> None:
+        self.metrics = metrics
         self._broker = broker
         self._waiting: dict[Outbox, None] = {}
         self._called = asyncio.Event()

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -32,11 +32,12 @@ LARGE = 2**18  # numbers in a tensor whose conversion would hold up the event lo
 
 _HANDLER = f"{TransformerConnectionHandler.__name__}.rpc_inference"
 _NEEDED = (
-    (P2P, ("daemon_listen_maddr", "receive_protobuf", "MESSAGE_MARKER", "HEADER_LEN", "BYTEORDER")),
+    (P2P, ("daemon_listen_maddr", "MESSAGE_MARKER", "HEADER_LEN", "BYTEORDER")),
     (control, ("DaemonConnector",)),
     (utils, ("write_pbmsg", "read_pbmsg_safe", "raise_if_failed")),
     (TransformerConnectionHandler, ("rpc_inference",)),
 )
+_MARKED = len(P2P.MESSAGE_MARKER) + P2P.HEADER_LEN  # bytes before a message: its kind, and its length
 _NEEDED_OF_MANAGER = ("state", "config", "block_uids", "rpc_info", "make_sequence", "get_request_metadata")
 
 
@@ -96,15 +97,19 @@ class _Stream:
         self._send(runtime_pb2.ExpertRequest(uid=self.leg.uid, tensors=tensors, metadata=raw))
         self.stepped = True
         await self._writer.drain()
-        response, error = await P2P.receive_protobuf(runtime_pb2.ExpertResponse, self._reader)
-        if error is not None:
-            raise ServerError(error.message)
-        return response.tensors[0]
+        return (await self._receive()).tensors[0]
 
     def _send(self, request: Any) -> None:
         data = request.SerializeToString()
         length = len(data).to_bytes(P2P.HEADER_LEN, P2P.BYTEORDER)
         self._writer.write(b"".join((P2P.MESSAGE_MARKER, length, data)))
+
+    async def _receive(self) -> Any:
+        head = await self._reader.readexactly(_MARKED)
+        data = await self._reader.readexactly(int.from_bytes(head[-P2P.HEADER_LEN :], P2P.BYTEORDER))
+        if not head.startswith(P2P.MESSAGE_MARKER):
+            raise ServerError(p2pd_pb2.RPCError.FromString(data).message)
+        return runtime_pb2.ExpertResponse.FromString(data)
 
     async def close(self) -> None:
         """Tell the server, and wait for its end of the stream; a server that hangs is not waited for."""
@@ -150,9 +155,18 @@ class StreamChain:
         rest = (_NO_PROMPTS, _NO_PARENTS if parents is None else serialize_torch_tensor(torch.tensor(parents)))
         step = {"step_id": next(self._step_ids), "args_structure": _STRUCTURE}
         addresses = [stream.address for stream in self._streams] if self._streams[-1].stepped else []
-        for place, stream in enumerate(self._streams, 1):
-            metadata = {**step, "next_servers": addresses[place:]} if addresses[place:] else step
-            tensor = await self._ask(stream, (tensor, *rest), metadata)
+        asked = self._streams[0]
+        try:
+            async with asyncio.timeout(self._manager.config.request_timeout):
+                for place, asked in enumerate(self._streams, 1):
+                    metadata = {**step, "next_servers": addresses[place:]} if addresses[place:] else step
+                    tensor = await asked.ask((tensor, *rest), metadata)
+        except Exception:
+            await self._blame(asked.leg)
+            raise
+        if not addresses:
+            for stream in self._streams:
+                self._pool.submit(self._manager.on_request_success, stream.leg.peer_id)
         output: torch.Tensor = await self._convert(hidden.numel(), deserialize_torch_tensor, tensor)
         if output.shape != hidden.shape:
             raise ServerError("the output has another shape than the input")
@@ -166,8 +180,12 @@ class StreamChain:
     async def _connect(self) -> None:
         route = await asyncio.get_running_loop().run_in_executor(self._pool, self._find_route)
         for leg in route:
-            async with self._blaming(leg.peer_id), asyncio.timeout(self._manager.config.connect_timeout):
-                self._streams.append(await _open(self._manager.state.p2p, leg))
+            try:
+                async with asyncio.timeout(self._manager.config.connect_timeout):
+                    self._streams.append(await _open(self._manager.state.p2p, leg))
+            except Exception:
+                await self._blame(leg)
+                raise
 
     def _find_route(self) -> list[_Leg]:
         """The fastest way through the swarm. Waits for the network."""
@@ -181,23 +199,10 @@ class StreamChain:
             route.append(_Leg(span.peer_id, span.start, span.end, uid, metadata))
         return route
 
-    async def _ask(self, stream: _Stream, tensors: Sequence[Any], metadata: dict[str, Any]) -> Any:
-        first = not stream.stepped
-        async with self._blaming(stream.leg.peer_id), asyncio.timeout(self._manager.config.request_timeout):
-            answer = await stream.ask(tensors, metadata)
-        if first:
-            self._pool.submit(self._manager.on_request_success, stream.leg.peer_id)
-        return answer
-
-    @contextlib.asynccontextmanager
-    async def _blaming(self, peer_id: Any) -> AsyncIterator[None]:
-        """After an error, the next chain goes over other servers, where there are any."""
-        try:
-            yield
-        except Exception:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._pool, self._manager.on_request_failure, peer_id)  # it takes locks
-            raise
+    async def _blame(self, leg: _Leg) -> None:
+        """The next chain goes over other servers, where there are any."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._pool, self._manager.on_request_failure, leg.peer_id)  # it takes locks
 
     async def _convert(self, size: int, convert: Callable[..., Any], *arguments: Any) -> Any:
         if size < LARGE:

@@ -10,6 +10,7 @@ from shared.messages import Ending, JobFailed
 from shared.records import Claim, SessionCommit
 from worker.backend import Choice
 from worker.choices import Answers, begin
+from worker.metrics import Metrics
 from worker.models import Served
 from worker.outbox import Outbox
 from worker.sessions import Cache, Sessions
@@ -36,7 +37,7 @@ class Run:
     decided.
     """
 
-    def __init__(self, claim: Claim, outbox: Outbox, watchdog: Watchdog) -> None:
+    def __init__(self, claim: Claim, outbox: Outbox, watchdog: Watchdog, metrics: Metrics) -> None:
         self.claim = claim
         self.outbox = outbox
         self.stepping_since: float | None = None
@@ -46,6 +47,9 @@ class Run:
         self._started_at = time.monotonic()
         self._deadline = self._started_at + claim.remaining_ms / 1000
         self._failures = 0  # of the swarm since the last token
+        self._metrics = metrics
+        self._steps = metrics.steps.labels(self._model)
+        self._tokens = metrics.tokens.labels(self._model)
 
     @property
     def lease(self) -> Lease:
@@ -84,6 +88,7 @@ class Run:
         self.ended = True
         self.outbox.finish(ending, commit)
         why = ending.code if isinstance(ending, JobFailed) else ending.reason
+        self._metrics.ended.labels(self._model, why).inc()
         _log.info("job_ended", job=self.claim.job, why=why, seconds=round(time.monotonic() - self._started_at, 3))
 
     async def _generate(self, answers: Answers, cache: Cache, sessions: Sessions) -> None:
@@ -98,7 +103,9 @@ class Run:
                 continue
             if chosen and not self.stopped:
                 self._failures = 0
-                for token in answers.push(chosen):
+                tokens = answers.push(chosen)
+                self._tokens.inc(len(tokens))
+                for token in tokens:
                     self.outbox.push(token)
         if self.outbox.lost:
             raise LeftToOthersError  # the session goes on elsewhere, so that its cache is of no use here
@@ -122,6 +129,7 @@ class Run:
         finally:
             self.stepping_since = None
         self._watchdog.returned(self._model)
+        self._steps.observe(time.monotonic() - now)
         return chosen
 
     async def _recover(self, error: CorollaError, cache: Cache, sessions: Sessions) -> None:
@@ -129,8 +137,9 @@ class Run:
         the last attempt, and where there is no time for another one."""
         if error.code not in _RETRIED:
             raise error
-        fields = {"code": error.code, "fed": cache.length, "attempt": self._failures + 1}
-        _log.warning("step_failed", job=self.claim.job, model=self._model, **fields)
+        fields = {"code": error.code, "cause": type(error.__cause__ or error).__name__, "fed": cache.length}
+        _log.warning("step_failed", job=self.claim.job, model=self._model, attempt=self._failures + 1, **fields)
+        self._metrics.failures.labels(self._model, error.code).inc()
         if self._failures == len(RETRY_DELAYS_S):
             raise error
         delay_s = RETRY_DELAYS_S[self._failures]

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from shared.settings import CATALOG, LOG_LEVEL, REDIS_URL, SettingError, choice, number, text, whole, words
+from shared.settings import CATALOG, LOG_LEVEL, REDIS_URL, SettingError, address, choice, number, text, whole, words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Settings:
         "letters, digits, . _ -",
         r"[\w.-]*",
     )
+    metrics_bind: tuple[str, int] | None = address("", "where GET /metrics is answered, for Prometheus; empty: nowhere")
     step_timeout_s: float = number(60, "a token that takes longer is left to another worker", 0.1, 3600)
     kept_sessions: int = whole(64, "sessions without a job whose attention caches are kept", 0, 100_000)
     kept_idle_s: int = whole(300, "time after which such a cache is freed", 1, 86_400)

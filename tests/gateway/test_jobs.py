@@ -8,6 +8,7 @@ import pytest
 
 from gateway.hub import Hub
 from gateway.jobs import Jobs, Run
+from gateway.metrics import Metrics
 from gateway.orders import Order, Queued
 from shared.broker import Broker
 from shared.errors import Code, CorollaError
@@ -55,7 +56,7 @@ async def running(
 ) -> AsyncIterator[Jobs]:
     """A gateway's jobs, and the hub under them."""
     hub = Hub(broker, f"g{id(bounds)}")
-    jobs = Jobs(broker, hub, bounds, deadline_s, grace_s)
+    jobs = Jobs(broker, hub, bounds, deadline_s, grace_s, Metrics())
     task = asyncio.create_task(hub.run())
     try:
         yield jobs

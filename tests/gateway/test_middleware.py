@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 from structlog.testing import capture_logs
 
 from gateway.errors import http_failure
+from gateway.metrics import Metrics
 from gateway.middleware import Cors, Requests
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +48,7 @@ def app(*origins: str) -> Starlette:
             Route("/stopped", stopped),
             WebSocketRoute("/socket", broken_socket),
         ],
-        middleware=[Middleware(Cors, origins), Middleware(Requests)],
+        middleware=[Middleware(Cors, origins), Middleware(Requests, Metrics())],
         exception_handlers={HTTPException: http_failure},
     )
 

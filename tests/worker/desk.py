@@ -15,6 +15,7 @@ from tests.valkey import Valkey
 from tests.waiting import until_async
 from worker.backend import Backend
 from worker.engine import Engine
+from worker.metrics import Metrics
 from worker.models import Served
 from worker.outbox import Courier
 from worker.sessions import Sessions
@@ -26,7 +27,8 @@ CAPACITY = 64
 class Desk:
     """Submits jobs as a gateway, and hands them to one engine as the worker `who`."""
 
-    def __init__(self, broker: Broker, engine: Engine, sessions: Sessions, who: Registration) -> None:
+    def __init__(self, broker: Broker, engine: Engine, sessions: Sessions, who: Registration, metrics: Metrics) -> None:
+        self.metrics = metrics
         self.broker = broker
         self.engine = engine
         self.sessions = sessions
@@ -91,16 +93,18 @@ async def desk(
     slots: int = 2,
     step_timeout_s: float = 10,
     kept: int = 8,
+    capacity: int = CAPACITY,
     timing: Timing | None = None,
 ) -> AsyncIterator[Desk]:
     """A desk whose engine reaches the broker by `url`; ends what still runs."""
     async with Broker(valkey.url, timing) as broker, Broker(url or valkey.url, timing) as engines:
-        courier, sessions = Courier(engines), Sessions(kept, idle_s=60)
-        models: Mapping[str, Served] = {MODEL: Served(backend, CAPACITY)}
-        engine = Engine(models, sessions, courier, slots, step_timeout_s)
+        metrics = Metrics()
+        courier, sessions = Courier(engines, metrics), Sessions(kept, idle_s=60)
+        models: Mapping[str, Served] = {MODEL: Served(backend, capacity)}
+        engine = Engine(models, sessions, courier, slots, step_timeout_s, metrics)
         carrying = asyncio.create_task(courier.run())
         try:
-            yield Desk(broker, engine, sessions, Registration("w1", (MODEL,), slots))
+            yield Desk(broker, engine, sessions, Registration("w1", (MODEL,), slots), metrics)
         finally:
             await engine.drain(0)
             await sessions.close()

@@ -3,56 +3,89 @@
 import asyncio
 from collections.abc import Sequence
 
-from worker.backend import Draw
+from worker.backend import MAX_POSITIONS, Choice, Draw
 from worker.tokenizer import FastTokenizer
 
 
 class ScriptedSession:
-    """fed: all ids so far; they must always be the whole history, each fed once."""
+    """rows: all ids so far of each row; at every choice they must be the whole history, each fed once."""
 
-    def __init__(self, backend: "ScriptedBackend", max_length: int) -> None:
+    def __init__(self, backend: "ScriptedBackend", max_length: int, rows: int) -> None:
         self.max_length = max_length
-        self.fed: list[int] = []
+        self.rows: list[list[int]] = [[] for _ in range(rows)]
         self.closed = False
         self._backend = backend
 
-    async def step(self, ids: Sequence[int], draw: Draw) -> int:
-        assert not self.closed
-        assert ids
-        self.fed.extend(ids)
-        assert self.fed == list(draw.history)
-        assert len(self.fed) <= self.max_length
-        self._backend.steps += 1
-        if self._backend.steps > self._backend.free_steps:
+    @property
+    def fed(self) -> list[int]:
+        """What the only row was fed."""
+        (only,) = self.rows
+        return only
+
+    async def step(
+        self, ids: Sequence[Sequence[int]], draws: Sequence[Draw], parents: Sequence[int] | None = None
+    ) -> list[Choice]:
+        self._feed(ids, parents)
+        self._backend.pieces.append(len(ids[0]))
+        step = self._backend.steps = self._backend.steps + 1
+        if step > self._backend.free_steps:
             await self._backend.released.wait()
         await asyncio.sleep(self._backend.pause_s)
-        if self._backend.failure:
-            raise self._backend.failure
-        return self._backend.script[draw.position]
+        if failure := self._backend.failures.get(step, self._backend.failure):
+            raise failure
+        if draws:
+            assert self.rows == [list(draw.ids) for draw in draws]
+        return [self._backend.choose(draw) for draw in draws]
+
+    def _feed(self, ids: Sequence[Sequence[int]], parents: Sequence[int] | None) -> None:
+        assert not self.closed
+        assert len({len(row) for row in ids}) == 1
+        assert 1 <= len(ids[0]) <= MAX_POSITIONS // len(self.rows)
+        assert self.rows[0] or not parents
+        before = [self.rows[parent] for parent in parents or range(len(self.rows))]
+        self.rows = [[*row, *new] for row, new in zip(before, ids, strict=True)]
+        assert len(self.rows[0]) <= self.max_length
 
     async def close(self) -> None:
         self.closed = True
 
 
 class ScriptedBackend:
-    """script: the id at each position of every answer. failure: what the next steps raise. steps: how many began.
+    """What is drawn follows from the position.
+
+    script: the id at each position of every answer; scripts: of the answers in these rows. logprobs: of each token, by
+    row. failure: what the next steps raise. failures: what single steps raise, by their number, from 1. steps: how many
+    began; pieces: how many positions each was fed.
 
     Steps after the first `free_steps` take for ever, until `released` is set; all take at least pause_s.
     """
 
-    def __init__(self, tokenizer: FastTokenizer, text: str = "") -> None:
+    def __init__(self, tokenizer: FastTokenizer, text: str = "", *texts: str) -> None:
         self.tokenizer = tokenizer
         self.script = tokenizer.encode(text, False)
+        self.scripts = {row: tokenizer.encode(each, False) for row, each in enumerate(texts, 1)}
+        self.logprobs: dict[int, float] = {}
         self.free_steps = 1_000_000
         self.released = asyncio.Event()
         self.pause_s = 0.0
         self.failure: Exception | None = None
+        self.failures: dict[int, Exception] = {}
         self.steps = 0
+        self.pieces: list[int] = []
         self.sessions: list[ScriptedSession] = []
         self.stopped = False
 
-    def open(self, max_length: int) -> ScriptedSession:
-        session = ScriptedSession(self, max_length)
+    def choose(self, draw: Draw) -> Choice:
+        """What its row's script has here; past the end of it, what must not be heeded. Ranked, it is the best."""
+        script = self.scripts.get(draw.row, self.script)
+        id = script[draw.position] if draw.position < len(script) else 0
+        if draw.ranked:
+            others = [each for each in range(2, draw.ranked + 2) if each != id][: draw.ranked - 1]
+            return Choice(id, ranked=((id, 0.0), *((each, -1.0 - each) for each in others)))
+        return Choice(id, self.logprobs.get(draw.row) if draw.sampling.logprobs is not None else None)
+
+    def open(self, max_length: int, rows: int = 1) -> ScriptedSession:
+        session = ScriptedSession(self, max_length, rows)
         self.sessions.append(session)
         return session
 

@@ -10,28 +10,16 @@ from pathlib import Path
 import pytest
 
 from shared.broker import Broker
-from shared.keys import Timing
-from shared.messages import Ending, FinishReason, JobFailed, JobFinished, JobRequest, Token
+from shared.messages import FinishReason, JobFailed, JobFinished, JobRequest
 from shared.records import Bounds, Submission
 from shared.sampling import SamplingParams
 from tests.services import Worker
 from tests.valkey import Valkey
 from tests.waiting import until
+from tests.worker.crew import CATALOG, MODEL, TIMING, has, leftovers, length, log, owner, result, stalls, submit, whole
 from worker.oracle_backend import text
 
 pytestmark = pytest.mark.anyio
-
-MODEL = "corolla/oracle"
-CATALOG = f"""
-[[families]]
-name = "Oracle"
-[[families.models]]
-repository = "{MODEL}"
-name = "Oracle"
-backend = "oracle"
-step_ms = """
-TIMING = Timing(lease_ms=1000)
-READY = {f"{{p}}:ready:{MODEL}:{lane}" for lane in ("resumed", "interactive", "batch")}
 
 
 @pytest.fixture
@@ -59,62 +47,6 @@ def hire(valkey: Valkey, tmp_path: Path) -> Iterator[Hire]:
     yield start
     for worker in hired:
         worker.kill()
-
-
-async def submit(broker: Broker, job: str, seed: int, count: int, session: str | None = None, **request: str) -> None:
-    job_request = JobRequest(MODEL, SamplingParams(seed=seed), request.get("prompt", "hi"), max_new_tokens=count)
-    submission = Submission(job, job_request, "g", 30_000, session=session)
-    assert await broker.submit(submission, Bounds()) == "accepted"
-
-
-async def log(broker: Broker, job: str) -> tuple[list[Token], Ending | None]:
-    attached = await broker.attach(job, "g", 0)
-    assert attached is not None
-    tokens = [token for entry in attached.entries for token in entry.tokens]
-    endings = [entry.ending for entry in attached.entries if entry.ending]
-    assert attached.last == len(tokens) + len(endings)
-    return tokens, endings[0] if endings else None
-
-
-async def has(broker: Broker, job: str, count: int) -> None:
-    """Return when the job has so many tokens."""
-    async with asyncio.timeout(10):
-        while len((await log(broker, job))[0]) < count:
-            await asyncio.sleep(0.01)
-
-
-async def result(broker: Broker, job: str) -> tuple[str, Ending]:
-    """Text and ending of a job, once it has ended."""
-    async with asyncio.timeout(20):
-        while (found := await log(broker, job))[1] is None:
-            await asyncio.sleep(0.02)
-    tokens, ending = found
-    assert ending is not None
-    return "".join(token.text for token in tokens), ending
-
-
-def whole(seed: int, count: int) -> tuple[str, Ending]:
-    return text(seed, 0, count), JobFinished(FinishReason.LENGTH, 2, count)
-
-
-def owner(valkey: Valkey, job: str) -> str:
-    name = valkey.client.hget(f"{{p}}:job:{job}", "owner")
-    assert isinstance(name, bytes)
-    return name.decode()
-
-
-def stalls(valkey: Valkey, job: str) -> int:
-    return int(valkey.client.hget(f"{{p}}:job:{job}", "stalls") or 0)
-
-
-def leftovers(valkey: Valkey) -> set[str]:
-    """What is in the broker beside finished jobs; entries that are pending."""
-    client = valkey.client
-    names = {str(name, "utf-8") for name in client.scan_iter()}
-    done = {name for name in names if ":job:" in name and client.hget(name, "state") == b"done"}
-    logs = {name.replace(":job:", ":log:") for name in done}
-    pending = {f"{name} pending" for name in READY & names if client.xpending(name, "workers")["pending"]}
-    return (names - done - logs - READY) | pending
 
 
 async def test_more_jobs_than_slots(broker: Broker, valkey: Valkey, hire: Hire) -> None:
@@ -263,14 +195,31 @@ async def test_a_stopped_worker_that_wakes_up_is_not_heard(broker: Broker, hire:
 
 
 async def test_a_worker_whose_model_hangs_leaves(broker: Broker, valkey: Valkey, hire: Hire) -> None:
-    # given a model of which no step comes back
-    await submit(broker, "j", 1, 5)
+    # given a model of which no step comes back, and jobs of one row and more, with short and long prompts
+    for seed in range(4):
+        await submit(broker, f"j{seed}", seed, 5, prompt="hi" * 10**seed)
+    await submit(broker, "rows", 4, 5, choices=3)
     worker = hire("a", step_ms=60_000, step_timeout_s=0.5)
     assert worker.process is not None
-    # then its worker ends, for a supervisor to start it again, and the job goes elsewhere
+    # then its worker ends, for a supervisor to start it again, and they go on elsewhere
     assert await asyncio.to_thread(worker.process.wait, 10) == 1
+    assert {owner(valkey, job) for job in ("j0", "j1", "j2", "j3", "rows")} == {""}
     hire("b")
-    assert await result(broker, "j") == whole(1, 5)
+    for seed in range(4):
+        assert await result(broker, f"j{seed}") == (text(seed, 0, 5), length(2 * 10**seed, 5))
+    _, ending = await result(broker, "rows")
+    assert ending == length(2, 15, 2)
+
+
+async def test_a_long_prompt_costs_no_lease(broker: Broker, valkey: Valkey, hire: Hire) -> None:
+    # given a prompt that takes longer than a lease and longer than a step may, in pieces that do not
+    worker = hire("a", step_ms=400, step_timeout_s=1)
+    await submit(broker, "j", 1, 1, prompt="x" * 3000)
+    # then it is answered by the worker that began with it
+    assert await result(broker, "j") == (text(1, 0, 1), length(3000, 1))
+    events = [line["event"] for line in worker.lines()]
+    assert events.count("job_started") == 1
+    assert not {"step_overdue", "lease_lost"} & set(events)
 
 
 async def test_one_wish_may_come_twice(hire: Hire) -> None:

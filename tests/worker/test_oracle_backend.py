@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from shared.sampling import SamplingParams
-from worker.backend import Draw
+from worker.backend import Choice, Draw
 from worker.oracle_backend import OracleBackend, OracleTokenizer, text, token
 
 pytestmark = pytest.mark.anyio
@@ -32,14 +32,43 @@ def test_a_text_is_its_bytes() -> None:
     assert tokenizer.eos_ids == frozenset()
 
 
+def test_every_id_has_its_bytes() -> None:
+    tokenizer = OracleTokenizer()
+    assert [tokenizer.piece(id) for id in (0xC3, 256 + 0xABCD, 256 + 2**16)] == [b"\xc3", b"abcd ", b"<s>"]
+    assert tokenizer.special_ids == {tokenizer.bos_id}
+
+
 async def test_a_step_gives_the_token_of_its_position() -> None:
     session = OracleBackend(step_ms=0).open(max_length=4)
-    sampling = SamplingParams(seed=7)
-    assert await session.step([1, 2], Draw(sampling, [1, 2], 0)) == token(7, 0)
-    assert await session.step([9], Draw(sampling, [1, 2, 9], 5)) == token(7, 5)
-    assert await session.step([9], Draw(sampling, [1, 2, 9, 9], 1)) == token(7, 1)
+    draw = Draw(SamplingParams(seed=7), ids := [1, 2], start=2)
+    assert await session.step([[1, 2]], [draw]) == [Choice(token(7, 0))]
+    ids.append(9)
+    assert await session.step([[9]], [draw]) == [Choice(token(7, 1))]
+    # a piece of a prompt gives nothing
+    assert await session.step([[9]], []) == []
     with pytest.raises(ValueError, match="room"):
-        await session.step([9], Draw(sampling, [1, 2, 9, 9, 9], 2))
+        await session.step([[9, 9]], [draw])
+
+
+async def test_each_row_draws_by_a_seed_of_its_own() -> None:
+    session = OracleBackend(step_ms=0).open(max_length=4, rows=3)
+    draws = [Draw(SamplingParams(seed=2**63 - 1), [1], 1, row) for row in range(3)]
+    expected = [Choice(token(2**63 - 1 + row, 0)) for row in range(3)]
+    assert await session.step([[1]] * 3, draws) == expected
+
+
+async def test_it_is_sure_of_its_token() -> None:
+    session = OracleBackend(step_ms=0).open(max_length=4)
+    id = token(7, 0)
+    for logprobs, top in ((None, ()), (0, ()), (5, ((id, 0.0),))):
+        draw = Draw(SamplingParams(seed=7, logprobs=logprobs), [1], 1)
+        assert await session.step([[1]], [draw]) == [Choice(id, None if logprobs is None else 0.0, top)]
+
+
+async def test_its_ranks_are_the_tokens_of_the_next_seeds() -> None:
+    session = OracleBackend(step_ms=0).open(max_length=4)
+    (choice,) = await session.step([[1]], [Draw(SamplingParams(seed=7), [1], 1, ranked=3)])
+    assert choice == Choice(token(7, 0), ranked=((token(7, 0), 0.0), (token(8, 0), -1.0), (token(9, 0), -2.0)))
 
 
 def test_a_worker_of_oracles_needs_no_torch() -> None:

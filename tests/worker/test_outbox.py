@@ -10,6 +10,7 @@ from shared.records import Append, Appended, Claim
 from shared.sampling import SamplingParams
 from tests.valkey import Valkey
 from tests.worker.desk import CAPACITY, desk
+from worker.metrics import Metrics
 from worker.oracle_backend import OracleBackend
 from worker.oracle_backend import text as oracle_text
 from worker.outbox import MAX_UNSENT, Courier, Outbox
@@ -53,7 +54,7 @@ async def test_a_lost_end_of_a_log_is_sent_again(valkey: Valkey) -> None:
 async def test_a_job_runs_ahead_of_the_broker_only_so_far(valkey: Valkey) -> None:
     async with Broker(valkey.url) as broker:
         # given a courier that rests
-        courier = Courier(broker)
+        courier = Courier(broker, Metrics())
         claim = Claim("j", "1:x", JobRequest("m", SamplingParams()), 1000, (Token(1, "a"),), None)
         outbox = Outbox(claim, courier)
         for _ in range(MAX_UNSENT - 1):

@@ -15,7 +15,11 @@ from shared.catalog import Model
 from tests.swarm import ROOT, Swarm
 from tests.waiting import until, until_async
 from tests.worker.petals_model import GREEDY, catalog_entry, load_tiny, loaded, step
-from worker import petals_chain
+from worker import petals_chain  # before hivemind, which petals cannot use without it
+
+# isort: split
+from hivemind.p2p.p2p_daemon_bindings import control
+
 from worker.backend import Draw
 from worker.petals_backend import ModelError, load
 from worker.petals_public import PublicChain
@@ -34,7 +38,7 @@ async def test_streams_are_used_where_they_can_be_and_else_the_public_client(
     async with loaded(swarm) as backend:
         manager = backend._manager
         assert petals_chain.can_stream(manager)
-        monkeypatch.delattr(petals_chain.control, "DaemonConnector")
+        monkeypatch.delattr(control, "DaemonConnector")
         assert not petals_chain.can_stream(manager)
     async with loaded(swarm, streams=False) as backend:
         assert isinstance(backend.open(8)._chain, PublicChain)

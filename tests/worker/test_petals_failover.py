@@ -43,7 +43,7 @@ def four(swarm: Swarm) -> Iterator[Swarm]:
 
 def _servers_in_use(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Peer ids of the servers that chains were connected to from now on, the latest last."""
-    used = []
+    used: list[str] = []
     original = StreamChain._find_route
 
     def find(self: StreamChain) -> Any:

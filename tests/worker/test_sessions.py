@@ -9,6 +9,7 @@ from shared.sampling import SamplingParams
 from tests.waiting import until_async
 from tests.worker.alphabets import byte_level
 from tests.worker.scripted import ScriptedBackend, ScriptedSession
+from worker.backend import MAX_POSITIONS, Draw
 from worker.sessions import Sessions
 
 pytestmark = pytest.mark.anyio
@@ -22,8 +23,8 @@ def backend(anyio_backend: str) -> ScriptedBackend:
 
 async def use(sessions: Sessions, name: str | None, backend: ScriptedBackend, ids: Sequence[int]) -> ScriptedSession:
     """One step of a job on this session; what it ran on."""
-    with sessions.borrow(name, backend, ids, ROOM) as cache:
-        await cache.next(ids, SamplingParams(), 0)
+    with sessions.borrow(name, backend, [ids], ROOM) as cache:
+        await cache.feed([ids], [Draw(SamplingParams(), ids, len(ids))])
         assert isinstance(cache.session, ScriptedSession)
         return cache.session
 
@@ -74,7 +75,7 @@ async def test_a_cancelled_step_frees_the_cache(backend: ScriptedBackend) -> Non
 async def test_a_cache_in_use_is_nobody_else_s(backend: ScriptedBackend) -> None:
     # given a job that lost its lease and still steps, and the same job again
     sessions = Sessions(kept=2, idle_s=60)
-    with sessions.borrow("s", backend, [1], ROOM) as old:
+    with sessions.borrow("s", backend, [[1]], ROOM) as old:
         new = await use(sessions, "s", backend, [1])
         assert old.session is not new
     # then of the two caches the one that came back last is kept
@@ -117,7 +118,7 @@ async def test_a_closed_session_is_freed(backend: ScriptedBackend) -> None:
 
 async def test_a_session_closed_while_its_job_runs_is_freed_after_it(backend: ScriptedBackend) -> None:
     sessions = Sessions(kept=2, idle_s=60)
-    with sessions.borrow("s", backend, [1], ROOM):
+    with sessions.borrow("s", backend, [[1]], ROOM):
         sessions.drop("s")
         assert not backend.sessions[0].closed
     await until_async(lambda: backend.sessions[0].closed)
@@ -128,3 +129,47 @@ async def test_at_the_end_everything_is_freed(backend: ScriptedBackend) -> None:
     used = [await use(sessions, name, backend, [1]) for name in "ab"]
     await sessions.close()
     assert [each.closed for each in used] == [True, True]
+
+
+async def test_a_new_cache_has_a_row_for_each_that_is_wanted(backend: ScriptedBackend) -> None:
+    with Sessions(kept=2, idle_s=60).borrow(None, backend, [[1], [1], [1]], ROOM):
+        (session,) = backend.sessions
+    assert (len(session.rows), session.max_length) == (3, ROOM)
+
+
+async def test_what_is_long_is_fed_in_pieces(backend: ScriptedBackend) -> None:
+    # given two rows with more than two pieces each
+    ids = [list(range(MAX_POSITIONS + 1)), list(range(1, MAX_POSITIONS + 2))]
+    draws = [Draw(SamplingParams(), row, len(row)) for row in ids]
+    with Sessions(kept=2, idle_s=60).borrow(None, backend, ids, MAX_POSITIONS + 1) as cache:
+        # then tokens come with the last of them only
+        assert await cache.feed(ids, draws) == []
+        assert await cache.feed(ids, draws) == []
+        assert [choice.id for choice in await cache.feed(ids, draws)] == backend.script[:1] * 2
+        assert (cache.length, cache.fed) == (MAX_POSITIONS + 1, ids[0])
+    assert backend.pieces == [MAX_POSITIONS // 2, MAX_POSITIONS // 2, 1]
+
+
+async def test_a_row_may_go_on_from_another_one(backend: ScriptedBackend) -> None:
+    with Sessions(kept=2, idle_s=60).borrow(None, backend, [[1], [2]], ROOM) as cache:
+        first = [[1], [2]]
+        await cache.feed(first, [Draw(SamplingParams(), row, 1) for row in first])
+        second = [[2, 7], [2, 8]]
+        await cache.feed(second, [Draw(SamplingParams(), row, 1) for row in second], [1, 1])
+        assert backend.sessions[0].rows == second
+
+
+async def test_what_failed_begins_again_with_nothing_fed(backend: ScriptedBackend) -> None:
+    sessions = Sessions(kept=2, idle_s=60)
+    ids = [[1, 2], [1, 3]]
+    draws = [Draw(SamplingParams(), row, 2) for row in ids]
+    with sessions.borrow(None, backend, ids, ROOM) as cache:
+        await cache.feed(ids, draws)
+        # when its session is given up, though rows were to change places
+        sessions.renew(cache)
+        assert cache.length == 0
+        await cache.feed(ids, draws, [1, 0])
+        # then they have already done so in what is fed
+        old, new = backend.sessions
+        assert (new.rows, new.max_length, new.closed) == (ids, ROOM, False)
+        await until_async(lambda: old.closed)

@@ -15,6 +15,7 @@ from worker.settings import Settings
 def test_defaults() -> None:
     settings = read(Settings, {})
     assert (settings.slots, settings.peers, settings.device, settings.dtype) == (32, (), "auto", "auto")
+    assert settings.metrics_bind is None
     assert (settings.step_timeout_s, settings.lease_ms, settings.beat_s) == (60, 8000, 2)
 
 
@@ -28,6 +29,7 @@ def test_every_variable_is_read() -> None:
         "COROLLA_DEVICE": "cuda:1",
         "COROLLA_DTYPE": "bfloat16",
         "COROLLA_WORKER_NAME": "left-1.example",
+        "COROLLA_METRICS_BIND": "127.0.0.1:9101",
         "COROLLA_STEP_TIMEOUT_S": "30",
         "COROLLA_KEPT_SESSIONS": "5",
         "COROLLA_KEPT_IDLE_S": "6",
@@ -45,6 +47,7 @@ def test_every_variable_is_read() -> None:
         device="cuda:1",
         dtype="bfloat16",
         worker_name="left-1.example",
+        metrics_bind=("127.0.0.1", 9101),
         step_timeout_s=30,
         kept_sessions=5,
         kept_idle_s=6,

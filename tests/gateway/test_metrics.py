@@ -1,0 +1,91 @@
+"""What GET /metrics says after known events."""
+
+import asyncio
+import re
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from websockets.asyncio.client import connect
+
+from shared.errors import Code
+from shared.messages import FinishReason, JobFailed
+from tests.gateway.conftest import MODEL, Serve, Served
+from tests.gateway.player import Player
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+ASKED = {"inputs": "hi", "max_new_tokens": 3}
+
+
+async def scrape(gateway: Served) -> dict[str, float]:
+    """Every sample, but for those of time and of buckets: by name and label values."""
+    answer = await gateway.client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    return {
+        sample.name + "".join(f"|{value}" for _, value in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+        if not re.search(r"_(created|bucket|sum)$", sample.name)
+    }
+
+
+async def test_answers_are_counted_by_how_they_end(gateway: Served, player: Player) -> None:
+    async with player.playing("a", "b", "c"):
+        assert (await gateway.client.post("/api/v1/generate", data=ASKED)).json()["outputs"] == "abc"
+    found = await scrape(gateway)
+    assert found[f"vllm:request_success_total|length|{MODEL}"] == 1
+    assert found[f"vllm:prompt_tokens_total|{MODEL}"] == 1
+    assert found[f"vllm:generation_tokens_total|{MODEL}"] == 3
+    assert found[f"vllm:time_to_first_token_seconds_count|{MODEL}"] == 1
+    assert found[f"vllm:e2e_request_latency_seconds_count|{MODEL}"] == 1
+    assert found[f"vllm:num_requests_waiting|{MODEL}"] == 0
+    assert found[f"vllm:num_requests_running|{MODEL}"] == 0
+    assert found["corolla_http_requests_total|200"] == 1
+
+
+async def test_requests_that_wait_or_run_are_told_apart(gateway: Served, player: Player) -> None:
+    # given a request that no worker has answered yet
+    asking = asyncio.create_task(gateway.client.post("/api/v1/generate", data=ASKED))
+    performance = await player.take()
+    assert (await scrape(gateway))[f"vllm:num_requests_waiting|{MODEL}"] == 1
+    # when its first tokens come
+    await performance.say("a", "b")
+    await _until(gateway, f"vllm:num_requests_running|{MODEL}", 1)
+    # then it waits no longer, and after its end it does not run either
+    assert (await scrape(gateway))[f"vllm:num_requests_waiting|{MODEL}"] == 0
+    await performance.finish("c", reason=FinishReason.STOP)
+    await asking
+    found = await scrape(gateway)
+    assert found[f"vllm:num_requests_running|{MODEL}"] == 0
+    assert found[f"vllm:inter_token_latency_seconds_count|{MODEL}"] == 1
+    assert found[f"vllm:request_success_total|stop|{MODEL}"] == 1
+
+
+async def test_failures_are_counted_by_code(gateway: Served, player: Player) -> None:
+    asking = asyncio.create_task(gateway.client.post("/api/v1/generate", data=ASKED))
+    await (await player.take()).say(ending=JobFailed(Code.SWARM, "no"))
+    await asking
+    found = await scrape(gateway)
+    assert found[f"corolla_request_failure_total|swarm|{MODEL}"] == 1
+    assert found[f"vllm:num_requests_waiting|{MODEL}"] == 0
+    assert f"vllm:request_success_total|stop|{MODEL}" not in found
+
+
+async def test_a_refused_request_is_a_failure_too(serve: Serve, player: Player) -> None:
+    async with serve(max_waiting=0) as gateway:
+        assert not (await gateway.client.post("/api/v1/generate", data=ASKED)).json()["ok"]
+        found = await scrape(gateway)
+    assert found[f"corolla_request_failure_total|busy|{MODEL}"] == 1
+    assert found[f"vllm:num_requests_waiting|{MODEL}"] == 0
+
+
+async def test_open_websockets_are_counted(gateway: Served) -> None:
+    async with connect(gateway.ws_url):
+        await _until(gateway, "corolla_websockets", 1)
+    await _until(gateway, "corolla_websockets", 0)
+
+
+async def _until(gateway: Served, name: str, value: float) -> None:
+    async with asyncio.timeout(10):
+        while (await scrape(gateway)).get(name) != value:
+            await asyncio.sleep(0.01)

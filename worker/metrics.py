@@ -1,0 +1,35 @@
+"""What a worker counts, for Prometheus, on a port of its own."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+_MODEL = ("model_name",)
+_STEP_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """The instruments."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self._registry = registry
+        self.slots = Gauge("corolla_worker_slots", "Jobs that it can run at the same time.", registry=registry)
+        self.jobs = Gauge("corolla_worker_jobs", "Jobs that run.", registry=registry)
+        self.steps = Histogram(
+            "corolla_worker_step_seconds",
+            "Time of a step through the swarm and the head, for all rows of a job.",
+            _MODEL,
+            registry=registry,
+            buckets=_STEP_S,
+        )
+        self.tokens = Counter("corolla_worker_tokens", "Tokens that were made.", _MODEL, registry=registry)
+        self.failures = Counter(
+            "corolla_worker_step_failures", "Steps that failed.", (*_MODEL, "code"), registry=registry
+        )
+        self.lost_leases = Counter(
+            "corolla_worker_lost_leases", "Jobs whose events the broker refused: others run them.", registry=registry
+        )
+        self.ended = Counter("corolla_worker_jobs_ended", "Jobs that ended here.", (*_MODEL, "why"), registry=registry)
+
+    def serve(self, host: str, port: int) -> None:
+        """GET /metrics on this address, in threads of its own. Raises OSError."""
+        start_http_server(port, host, self._registry)
