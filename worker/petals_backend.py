@@ -91,7 +91,7 @@ class PetalsBackend:
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False)  # a step that still waits for a thread shall fail, not look cancelled
         _leave(self._manager)
 
     @torch.inference_mode()

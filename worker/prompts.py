@@ -52,10 +52,12 @@ def make_plan(request: JobRequest, session: SessionSnapshot | None, capacity: in
     return Plan(before, len(prompt), held, min(wanted, room), overflow)
 
 
-def encode_prompt(prompt: str | None, fresh: bool, tokenizer: Tokenizer) -> list[int]:
+def encode_prompt(prompt: str | tuple[int, ...] | None, fresh: bool, tokenizer: Tokenizer) -> list[int]:
     """Ids of a prompt; none continues a text, or begins one with BOS. Raises CorollaError(INVALID)."""
-    if prompt is not None:
+    if isinstance(prompt, str):
         ids = tokenizer.encode(prompt, fresh)
+    elif prompt is not None:
+        ids = list(prompt)
     else:
         ids = [tokenizer.bos_id] if fresh and tokenizer.bos_id is not None else []
     if fresh and not ids:
