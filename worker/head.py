@@ -65,6 +65,17 @@ class Head:
             self._working = loop.create_task(self._work())
         return await ready.chosen
 
+    @torch.inference_mode()
+    def total(self, hidden: torch.Tensor) -> list[float]:
+        """The sum of the normed rows of `hidden` [rows, size].
+
+        Raises FloatingPointError where a row is not finite.
+        """
+        total = self._norm(hidden.to(self._weight.device, self._weight.dtype)).float().sum(0)
+        if not torch.isfinite(total).all():
+            raise FloatingPointError
+        return list(total.tolist())
+
     def close(self) -> None:
         """End the thread once it has nothing to do."""
         self._thread.shutdown(wait=False)

@@ -63,6 +63,14 @@ class PetalsSession:
         except Exception as error:  # what a server, the network or the library raises has no common root
             raise _translate(error, self._max_length) from error
 
+    async def total(self, ids: Sequence[int]) -> Sequence[float]:
+        """Feed `ids`, and give the sum of their last hidden states; see BackendSession."""
+        try:
+            hidden = await self._chain.step(self._embed([ids]), None)
+            return self._head.total(hidden[0])
+        except Exception as error:  # as with a step
+            raise _translate(error, self._max_length) from error
+
     async def close(self) -> None:
         """Free the cache, on the servers too; see BackendSession."""
         await self._chain.close()
