@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
+from gateway.census import Census
 from gateway.docs import Docs
 from gateway.errors import http_failure
 from gateway.gateway import Gateway, build
@@ -66,6 +67,7 @@ async def _living(gateway: Gateway) -> AsyncIterator[None]:
 def _routes(gateway: Gateway) -> list[BaseRoute]:
     petals, openai, status = PetalsHttp(gateway), OpenAi(gateway), Status(gateway)
     readings, jobs, docs = Readings(gateway), JobsApi(gateway), Docs()
+    census = Census(gateway.broker, gateway.catalog.models, gateway.metrics.registry)
     files, batches = FilesApi(gateway), BatchesApi(gateway)
     return [
         Route("/", Pages(gateway.catalog).index),
@@ -75,7 +77,7 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/openapi.json", docs.openapi),
         Route("/health/live", status.live),
         Route("/health/ready", status.ready),
-        Route("/metrics", gateway.metrics.scrape),
+        Route("/metrics", census.scrape),
         Route("/api/v1/models", status.models),
         Route("/api/v1/generate", petals.generate, methods=["POST"]),
         Route("/api/v1/open_inference_session", petals.open_session, methods=["GET", "POST"]),

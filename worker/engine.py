@@ -73,6 +73,8 @@ class Engine:
         task = asyncio.create_task(self._run(run))
         task.add_done_callback(self._forget)
         self._runs[task] = run
+        if claim.waited_ms is not None:
+            self._metrics.queue.labels(claim.request.model).observe(claim.waited_ms / 1000)
         self._count()
         _log.info("job_started", job=claim.job, epoch=claim.epoch, tokens_before=len(claim.log))
 

@@ -1,10 +1,13 @@
-# The gateway: docker build -f deploy/images/gateway.Dockerfile .
+# The gateway, and what answers batches: docker build -f deploy/images/gateway.Dockerfile .
+#
+# EXTRAS: further groups of packages from pyproject.toml, such as tracing.
 
 FROM python:3.11-slim-bookworm AS build
+ARG EXTRAS=""
 WORKDIR /app
 COPY constraints.txt pyproject.toml ./
 COPY deploy/__init__.py deploy/requirements.py deploy/
-RUN python -m deploy.requirements gateway > /requirements.txt \
+RUN python -m deploy.requirements gateway ${EXTRAS} > /requirements.txt \
     && python -m venv --without-pip /venv \
     && python -m pip --python /venv/bin/python install --no-cache-dir -r /requirements.txt -c constraints.txt
 COPY shared shared
@@ -18,11 +21,15 @@ ENV PATH=/venv/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    COROLLA_BIND=0.0.0.0:8000
+    COROLLA_BIND=0.0.0.0:8000 \
+    COROLLA_FILES=/files
+# Of batches; it may be a volume.
+RUN install -d -o 10001 -g 10001 /files
 COPY --from=build /venv /venv
 COPY --from=build /app /app
 WORKDIR /app
 USER 10001:10001
+VOLUME /files
 EXPOSE 8000
 # Alive, not ready: a gateway without workers still answers, in words.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \

@@ -4,16 +4,18 @@
 #   empty: what pip's own index has. PyTorch's installation page lists them.
 # PETALS, CONSTRAINTS: another Petals, as pip understands it, and the file in this folder with the versions that it needs;
 #   empty: the one of constraints.txt.
+# EXTRAS: further groups of packages from pyproject.toml, such as tracing.
 
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH_INDEX=""
 ARG CONSTRAINTS=constraints.txt
 ARG PETALS=""
+ARG EXTRAS=""
 WORKDIR /app
 COPY pyproject.toml ./
 COPY ${CONSTRAINTS} constraints.txt
 COPY deploy/__init__.py deploy/requirements.py deploy/
-RUN python -m deploy.requirements worker > /requirements.txt \
+RUN python -m deploy.requirements worker ${EXTRAS} > /requirements.txt \
     && python -m venv --without-pip /venv \
     && PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" \
         python -m pip --python /venv/bin/python install --no-cache-dir -r /requirements.txt -c constraints.txt

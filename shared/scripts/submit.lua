@@ -18,7 +18,8 @@ if depth >= tonumber(ARGV[13]) then return { 'busy', depth } end
 
 local now, left = now_ms(), tonumber(ARGV[9])
 redis.call('HSET', key, 'request', ARGV[4], 'model', model, 'priority', priority, 'tenant', tenant, 'session', session,
-  'deadline', now + left, 'last', 0, 'claims', 0, 'stalls', 0, 'epoch', '', 'owner', '', 'note', ARGV[14])
+  'submitted', now, 'deadline', now + left, 'last', 0, 'claims', 0, 'stalls', 0, 'epoch', '', 'owner', '',
+  'note', ARGV[14])
 redis.call('PEXPIRE', key, left + ARGV[11])
 redis.call('SADD', P .. 'sub:' .. job, gateway)
 redis.call('PEXPIRE', P .. 'sub:' .. job, left + ARGV[11])

@@ -20,7 +20,8 @@ COMPOSE = ROOT / "docker-compose.yml"
 TEXT = COMPOSE.read_text()
 ENV = dict(re.findall(r"^(\w+)=(.*)$", (ROOT / ".env").read_text(), re.MULTILINE))
 SERVERS = ["swarm-0", "swarm-1", "swarm-2", "swarm-3"]
-OURS = ["gateway", "worker", *SERVERS]
+OURS = ["gateway", "batches", "worker", *SERVERS]
+WATCHING = ["prometheus", "grafana"]
 
 
 def load(**environ: str) -> Any:
@@ -47,7 +48,7 @@ def test_podman_compose_understands_it(tmp_path: Path) -> None:
     # then
     understood = yaml.safe_load(done.stdout)["services"]
     expected = load(COROLLA_PORT="9000")["services"]
-    assert understood.keys() == expected.keys() - {"swarm-2", "swarm-3"}
+    assert understood.keys() == expected.keys() - {"swarm-2", "swarm-3", *WATCHING}
     for name, service in understood.items():
         assert service["image"] == expected[name]["image"]
         assert service.get("ports") == expected[name].get("ports")
@@ -55,7 +56,7 @@ def test_podman_compose_understands_it(tmp_path: Path) -> None:
 
 
 def test_what_there_is() -> None:
-    assert list(SERVICES) == ["nginx", "gateway", "worker", *SERVERS, "valkey"]
+    assert list(SERVICES) == ["nginx", "gateway", "batches", "worker", *SERVERS, "valkey", *WATCHING]
     assert load()["networks"].keys() == {name for each in SERVICES.values() for name in each["networks"]}
     named = {volume.partition(":")[0] for each in SERVICES.values() for volume in each["volumes"] if ":" in volume}
     assert load()["volumes"].keys() == {name for name in named if name.isalpha()}
@@ -65,6 +66,7 @@ def test_the_demo_swarm_is_there_unless_it_is_not_wanted() -> None:
     profiles = {name: each.get("profiles") for name, each in SERVICES.items()}
     assert {name for name, asked in profiles.items() if asked == ["demo"]} == {"swarm-0", "swarm-1"}
     assert {name for name, asked in profiles.items() if asked == ["spare"]} == {"swarm-2", "swarm-3"}
+    assert [name for name, asked in profiles.items() if asked == ["observe"]] == WATCHING
     assert ENV["COMPOSE_PROFILES"] == "demo"
 
 
@@ -82,16 +84,18 @@ def test_every_service_is_locked(name: str) -> None:
 
 
 def test_only_the_load_balancer_is_reached_from_outside() -> None:
-    assert {name for name, each in SERVICES.items() if "ports" in each} == {"nginx"}
+    assert {name for name, each in SERVICES.items() if "ports" in each} == {"nginx", "grafana"}
+    assert SERVICES["grafana"]["ports"] == ["127.0.0.1:3000:3000"]
     assert SERVICES["nginx"]["ports"] == ["0.0.0.0:8000:8080"]
     assert load(COROLLA_PORT="9000", COROLLA_ADDRESS="127.0.0.1")["services"]["nginx"]["ports"] == [
         "127.0.0.1:9000:8080"
     ]
 
 
-def test_only_gateways_and_workers_reach_the_broker() -> None:
+def test_only_who_needs_it_reaches_the_broker() -> None:
     assert load()["networks"]["broker"] == {"internal": True}
-    assert {name for name, each in SERVICES.items() if "broker" in each["networks"]} == {"gateway", "worker", "valkey"}
+    users = {name for name, each in SERVICES.items() if "broker" in each["networks"]}
+    assert users == {"gateway", "batches", "worker", "valkey"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -99,7 +103,7 @@ def test_images_are_our_own_or_of_a_known_version(name: str) -> None:
     service = SERVICES[name]
     ours = name in OURS
     assert ("build" in service) is ours
-    assert re.fullmatch(r"corolla-(gateway|worker)" if ours else r"[\w/]+:\d+", service["image"])
+    assert re.fullmatch(r"corolla-(gateway|worker)" if ours else r"[\w/]+:v?\d+(\.\d+)*", service["image"])
 
 
 def test_one_variable_chooses_another_catalogue_or_swarm() -> None:
@@ -109,7 +113,7 @@ def test_one_variable_chooses_another_catalogue_or_swarm() -> None:
         (catalog,) = [each for each in service["volumes"] if isinstance(each, dict)]
         assert catalog["source"] == "./deploy/catalogs/public.toml"
         assert catalog["target"] == f"/app/{service['environment']['COROLLA_CATALOG'].removeprefix('/app/')}"
-        if name != "gateway":
+        if name not in ("gateway", "batches"):
             assert service["environment"]["COROLLA_PEERS"] == "/ip4/1.2.3.4/tcp/1/p2p/Qm"
 
 
@@ -125,11 +129,11 @@ def test_passwords_come_from_the_environment_alone() -> None:
     ("name", "kind", "fixed"),
     [
         ("gateway", gateway_settings.Settings, {"COROLLA_BIND", "COROLLA_TRUSTED_PROXIES", "COROLLA_GATEWAY_NAME"}),
-        ("worker", worker_settings.Settings, {"COROLLA_WORKER_NAME"}),
+        ("worker", worker_settings.Settings, {"COROLLA_WORKER_NAME", "COROLLA_METRICS_BIND"}),
     ],
 )
 def test_every_setting_can_be_set_from_outside(name: str, kind: type, fixed: set[str]) -> None:
-    fixed = fixed | {"COROLLA_REDIS_URL", "COROLLA_CATALOG"}
+    fixed = fixed | {"COROLLA_REDIS_URL", "COROLLA_CATALOG", "COROLLA_FILES"}
     environment = SERVICES[name]["environment"]
     for setting in rules(kind).keys() - fixed:
         assert load(**{setting: "x"})["services"][name]["environment"][setting] == "x", setting
@@ -144,7 +148,15 @@ def test_there_is_time_to_stop_in_order() -> None:
     assert SERVICES["nginx"]["stop_signal"] == "SIGQUIT"
 
 
-@pytest.mark.parametrize("name", [name for name in SERVICES if name not in ("gateway", "worker")])
+def test_batches_are_answered_as_gateways_would() -> None:
+    gateway, batches = SERVICES["gateway"], SERVICES["batches"]
+    assert batches["command"] == ["python", "-m", "gateway.batch_worker"]
+    assert batches["healthcheck"] == {"disable": True}  # the image's own asks a gateway
+    same = ("image", "environment", "volumes", "stop_grace_period")
+    assert [batches[key] for key in same] == [gateway[key] for key in same]
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name not in ("gateway", "batches", "worker")])
 def test_whose_image_has_no_health_check_of_its_own_has_one_here(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
 
