@@ -22,6 +22,7 @@ from worker import settings as worker_settings
 FOLDER = ROOT / "deploy" / "chart"
 VALUES = yaml.safe_load((FOLDER / "values.yaml").read_text())
 VERSIONS = ("1.27", "1.37")  # the oldest that the chart allows, and the newest that there is a schema of
+PARTS = {"gateway": "gateway", "batches": "gateway", "worker": "worker"}  # whose image and user they have
 EVERYTHING = {
     "image": {"pullSecrets": [{"name": "registry"}], "tag": "2.0.0"},
     "gateway": {"nodeSelector": {"kind": "small"}, "tolerations": [{"key": "small", "operator": "Exists"}]},
@@ -34,6 +35,7 @@ EVERYTHING = {
 }
 LITTLE = {
     "worker": {"scaler": {"enabled": False}},
+    "files": {"claim": "shared"},
     "ingress": {"enabled": False},
     "networkPolicy": {"enabled": False},
 }
@@ -73,10 +75,11 @@ def test_every_manifest_is_valid(values: Manifest | None, version: str) -> None:
 
 
 def test_what_there_is() -> None:
-    parts = {("Deployment", part) for part in ("my-gateway", "my-worker")}
+    parts = {("Deployment", f"my-{part}") for part in PARTS}
     parts |= {("PodDisruptionBudget", name) for _, name in parts}
+    files = {("PersistentVolumeClaim", "my-files")}
     base = {("ConfigMap", "my-catalog"), ("Service", "my-gateway"), ("HorizontalPodAutoscaler", "my-gateway")} | parts
-    more = {("NetworkPolicy", part) for part in ("my-gateway", "my-worker")}
+    more = {("NetworkPolicy", f"my-{part}") for part in PARTS} | files
     more |= {("Ingress", "my-gateway"), ("ScaledObject", "my-worker"), ("TriggerAuthentication", "my-worker")}
     assert render(LITTLE).keys() == base
     assert render().keys() == base | more
@@ -88,7 +91,7 @@ def test_the_catalogue_is_the_one_of_the_values(tmp_path: Any) -> None:
     assert list(catalog.load(file).models) == ["petals-team/StableBeluga2"]
 
 
-@pytest.mark.parametrize("part", ["gateway", "worker"])
+@pytest.mark.parametrize("part", PARTS)
 def test_pods_are_locked(part: str) -> None:
     spec = pod(render(), part)
     (container,) = spec["containers"]
@@ -100,15 +103,15 @@ def test_pods_are_locked(part: str) -> None:
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert container["image"] == f"corolla-{part}:0.1.0"
+    assert container["image"] == f"corolla-{PARTS[part]}:0.1.0"
 
 
 def test_secrets_are_references() -> None:
-    for part in ("gateway", "worker"):
+    for part, kind in PARTS.items():
         (container,) = pod(render(), part)["containers"]
         url = container["env"][0]
         assert url["name"] == "COROLLA_REDIS_URL"
-        assert url["valueFrom"] == {"secretKeyRef": {"name": "corolla-broker", "key": f"{part}-url"}}
+        assert url["valueFrom"] == {"secretKeyRef": {"name": "corolla-broker", "key": f"{kind}-url"}}
     assert "redis://" not in yaml.dump([*render(EVERYTHING).values()])
 
 
@@ -122,8 +125,30 @@ def test_settings_become_variables() -> None:
     assert VALUES["worker"]["settings"].keys() <= rules(worker_settings.Settings).keys()
 
 
+def test_batches_are_answered_as_gateways_would() -> None:
+    values = {"gateway": {"settings": {"A": 1, "B": 2}}, "batches": {"settings": {"B": 3}}}
+    manifests = render(values)
+    gateway, batches = (pod(manifests, part)["containers"][0] for part in ("gateway", "batches"))
+    assert batches["command"] == ["python", "-m", "gateway.batch_worker"]
+    added = {each["name"]: each["value"] for each in batches["env"][2:]}
+    assert added == {"A": "1", "B": "3", "COROLLA_TRUSTED_PROXIES": "10.0.0.0/8"}
+    assert batches["image"] == gateway["image"]
+
+
+@pytest.mark.parametrize(("values", "claim"), [(None, "my-files"), (LITTLE, "shared")])
+def test_gateways_and_batches_share_files(values: Manifest | None, claim: str) -> None:
+    manifests = render(values)
+    for part in ("gateway", "batches"):
+        spec = pod(manifests, part)
+        (volume,) = [each for each in spec["volumes"] if each["name"] == "files"]
+        assert volume["persistentVolumeClaim"] == {"claimName": claim}
+        assert {"name": "files", "mountPath": "/files"} in spec["containers"][0]["volumeMounts"]
+    if values is None:
+        assert manifests["PersistentVolumeClaim", claim]["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
 def test_what_a_pod_mounts_it_has() -> None:
-    for part in ("gateway", "worker"):
+    for part in PARTS:
         spec = pod(render(), part)
         (container,) = spec["containers"]
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
@@ -137,7 +162,7 @@ def test_a_gateway_has_time_to_end_what_it_has_begun() -> None:
 
 def test_services_budgets_and_policies_select_the_pods() -> None:
     manifests = render()
-    for part in ("gateway", "worker"):
+    for part in PARTS:
         deployment = manifests["Deployment", f"my-{part}"]["spec"]
         labels = deployment["template"]["metadata"]["labels"]
         selectors = [

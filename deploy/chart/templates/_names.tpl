@@ -16,12 +16,17 @@ app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
 {{ printf "%s-%s" (index . 0).Release.Name (index . 1) | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{- define "corolla.image" -}}
-{{- $root := index . 0 -}}
-{{ index $root.Values.image (index . 1) }}:{{ $root.Values.image.tag | default $root.Chart.AppVersion }}
+{{/* Whose image, and which user of the broker: batches are answered by the gateway's own code. */}}
+{{- define "corolla.kind" -}}
+{{ ternary "gateway" (index . 1) (eq (index . 1) "batches") }}
 {{- end }}
 
-{{/* What gateway and worker pods have in common. */}}
+{{- define "corolla.image" -}}
+{{- $root := index . 0 -}}
+{{ index $root.Values.image (include "corolla.kind" .) }}:{{ $root.Values.image.tag | default $root.Chart.AppVersion }}
+{{- end }}
+
+{{/* What all pods have in common. */}}
 {{- define "corolla.pod" -}}
 automountServiceAccountToken: false
 {{- with (index . 0).Values.image.pullSecrets }}
@@ -63,15 +68,22 @@ resources: {{ toYaml (index (index . 0).Values (index . 1)).resources | nindent 
 {{- define "corolla.environment" -}}
 {{- $root := index . 0 -}}
 {{- $part := index . 1 -}}
+{{- $kind := include "corolla.kind" . -}}
 - name: COROLLA_REDIS_URL
   valueFrom:
     secretKeyRef:
       name: {{ $root.Values.broker.secret }}
-      key: {{ index $root.Values.broker (printf "%sKey" $part) }}
+      key: {{ index $root.Values.broker (printf "%sKey" $kind) }}
 - name: COROLLA_CATALOG
   value: /etc/corolla/catalog.toml
-{{- range $name, $value := (index $root.Values $part).settings }}
+{{- range $name, $value := merge (dict) (index $root.Values $part).settings (index $root.Values $kind).settings }}
 - name: {{ $name }}
   value: {{ $value | quote }}
 {{- end }}
+{{- end }}
+
+{{/* The files of batches, as a volume of the pods that write or read them. */}}
+{{- define "corolla.files" -}}
+name: files
+persistentVolumeClaim: {claimName: {{ .Values.files.claim | default (include "corolla.name" (list . "files")) }}}
 {{- end }}
