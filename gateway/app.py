@@ -28,6 +28,8 @@ from gateway.petals_http import PetalsHttp
 from gateway.petals_socket import PetalsSocket
 from gateway.settings import Settings
 from gateway.status import Status
+from gateway.tracing import Tracing
+from shared import traces
 from shared.catalog import Catalog
 from shared.keys import Timing
 
@@ -39,7 +41,11 @@ def create_app(settings: Settings, catalog: Catalog, timing: Timing | None = Non
     gateway = build(settings, catalog, timing)
     return Starlette(
         routes=_routes(gateway),
-        middleware=[Middleware(Cors, settings.cors_origins), Middleware(Requests, gateway.metrics)],
+        middleware=[
+            Middleware(Cors, settings.cors_origins),
+            Middleware(Tracing),
+            Middleware(Requests, gateway.metrics),
+        ],
         exception_handlers={HTTPException: http_failure},
         lifespan=lambda _: _living(gateway),
     )
@@ -62,6 +68,7 @@ async def _living(gateway: Gateway) -> AsyncIterator[None]:
             await gateway.jobs.close()
             hub.cancel()
             await asyncio.wait({hub})
+            await asyncio.to_thread(traces.close)
 
 
 def _routes(gateway: Gateway) -> list[BaseRoute]:

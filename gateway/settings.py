@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from shared.settings import CATALOG, LOG_LEVEL, REDIS_URL, address, number, text, whole, words
+from shared.settings import CATALOG, LOG_LEVEL, REDIS_URL, TRACE_URL, address, number, text, whole, words
 
 DAY_S = 86_400
 
@@ -14,6 +14,7 @@ class Settings:
     redis_url: str = REDIS_URL
     catalog: str = CATALOG
     log_level: str = LOG_LEVEL
+    trace_url: str = TRACE_URL
     bind: tuple[str, int] = address("127.0.0.1:8000", "where the gateway listens")
     gateway_name: str = text(
         "",

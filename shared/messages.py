@@ -50,6 +50,7 @@ class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     shrink: max_new_tokens is a wish: where less fits, the answer gets that much.
     echo: the answer is the prompt itself: its tokens with their text; nothing is generated.
     embed: the answer is the prompt's embedding, which comes with the ending; nothing is generated.
+    trace: the traceparent below which the worker's spans belong; empty where nobody traces.
     """
 
     model: str
@@ -69,6 +70,7 @@ class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     shrink: bool = False
     echo: bool = False
     embed: bool = False
+    trace: str = ""
 
 
 class Logprobs(msgspec.Struct, frozen=True, array_like=True):

@@ -123,4 +123,10 @@ REDIS_URL = text(
     r"(redis|rediss|unix)://\S+",
 )
 CATALOG = text("deploy/catalogs/local.toml", "the catalogue of models, a TOML file", "the path of a TOML file")
+TRACE_URL = text(
+    "",
+    "collector to which spans are sent by OTLP over HTTP, such as http://collector:4318/v1/traces; empty: to nobody",
+    "a URL that starts with http:// or https://",
+    r"(https?://\S+)?",
+)
 LOG_LEVEL = choice("info", "least severe line that is logged", ("debug", "info", "warning", "error"))

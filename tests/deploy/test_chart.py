@@ -32,6 +32,7 @@ EVERYTHING = {
         "nodeSelector": {"kind": "large"},
     },
     "ingress": {"tlsSecret": "tls"},
+    "networkPolicy": {"egress": [{"ports": [{"port": 4318}]}]},
 }
 LITTLE = {
     "worker": {"scaler": {"enabled": False}},

@@ -53,7 +53,7 @@ def exposed(metric: MetricWrapperBase) -> str:
 
 def samples() -> Mapping[str, tuple[str, ...]]:
     """Every name that a query may use, with its labels."""
-    found = {}
+    found: dict[str, tuple[str, ...]] = {}
     for name, kind, labels, _, _ in table():
         names = [f"{name}_{part}" for part in ("bucket", "sum", "count")] if kind == "histogram" else [name]
         found |= {each: labels + (("le",) if each.endswith("_bucket") else ()) for each in names}
@@ -61,8 +61,10 @@ def samples() -> Mapping[str, tuple[str, ...]]:
 
 
 def test_the_table_has_every_metric_and_nothing_else() -> None:
-    described = [(who, exposed(each), each, *each.describe()) for who, each in instruments()]
-    counted = {(who, name, family.type, family.documentation) for who, name, _, family in described}
+    counted = set()
+    for who, metric in instruments():
+        (family,) = metric.describe()
+        counted.add((who, exposed(metric), family.type, family.documentation))
     assert {(who, name, kind, said) for name, kind, _, who, said in table()} == counted
     assert len(table()) == len(counted)
 
