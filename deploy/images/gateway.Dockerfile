@@ -1,18 +1,19 @@
 # The gateway, and what answers batches: docker build -f deploy/images/gateway.Dockerfile .
 #
-# EXTRAS: further groups of packages from pyproject.toml, such as tracing.
+# EXTRAS: further groups of packages from pyproject.toml, such as tracing. /app/sbom.cdx.json: all that the image holds.
 
 FROM python:3.11-slim-bookworm AS build
 ARG EXTRAS=""
 WORKDIR /app
 COPY constraints.txt pyproject.toml ./
-COPY deploy/__init__.py deploy/requirements.py deploy/
+COPY deploy/__init__.py deploy/requirements.py deploy/sbom.py deploy/
 RUN python -m deploy.requirements gateway ${EXTRAS} > /requirements.txt \
     && python -m venv --without-pip /venv \
     && python -m pip --python /venv/bin/python install --no-cache-dir -r /requirements.txt -c constraints.txt
 COPY shared shared
 COPY gateway gateway
 COPY deploy/catalogs deploy/catalogs
+RUN /venv/bin/python -m deploy.sbom corolla-gateway > sbom.cdx.json
 # The root file system is read-only when it runs: nothing can be compiled then.
 RUN rm -r constraints.txt pyproject.toml deploy/*.py && python -m compileall -q shared gateway
 

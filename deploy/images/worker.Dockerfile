@@ -4,7 +4,7 @@
 #   empty: what pip's own index has. PyTorch's installation page lists them.
 # PETALS, CONSTRAINTS: another Petals, as pip understands it, and the file in this folder with the versions that it needs;
 #   empty: the one of constraints.txt.
-# EXTRAS: further groups of packages from pyproject.toml, such as tracing.
+# EXTRAS: further groups of packages from pyproject.toml, such as tracing. /app/sbom.cdx.json: all that the image holds.
 
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH_INDEX=""
@@ -25,6 +25,7 @@ RUN python -m pip --python /venv/bin/python install --no-cache-dir --no-deps \
 COPY shared shared
 COPY worker worker
 COPY deploy deploy
+RUN /venv/bin/python -m deploy.sbom corolla-worker > sbom.cdx.json
 # The root file system is read-only when it runs: nothing can be compiled then.
 RUN rm constraints.txt pyproject.toml && python -m compileall -q shared worker deploy
 
