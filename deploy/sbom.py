@@ -1,7 +1,7 @@
 """`python -m deploy.sbom NAME`: what an image holds, as a CycloneDX list: Python's packages, and those of Debian.
 
-Format: https://cyclonedx.org/docs/1.6/json/. Run by the image's own Python, with the standard library alone; it says the
-same whenever it is run.
+Format: https://cyclonedx.org/docs/1.6/json/. Run by the image's own Python, with the standard library alone; it says
+the same whenever it is run.
 """
 
 import importlib.metadata
