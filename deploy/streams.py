@@ -1,9 +1,10 @@
 """`python -m deploy.streams ADDRESS`: read many answers at once, over and over, and see that none loses a token.
 
-Until SIGINT or SIGTERM; then the answers under way are read to their end, and a line of JSON says what was seen. All
-readers but one ask over WebSockets, the last one by HTTP. A broken connection is made anew, and its answer resumed, as
-clients are meant to do; a call that got no answer is made again. Greedy answers are the same every time: each one is
-compared with the first answer to its question, which was read before there was any other reader.
+Until SIGINT or SIGTERM; then the answers under way are read to their end, and a line of JSON says what was seen. Half of
+the readers ask over WebSockets, the others by server-sent events, but for one that makes calls by HTTP, and one that
+sends batches. A broken connection is made anew, and its answer resumed, as clients are meant to do; a call that got no
+answer is made again. Greedy answers are the same every time: each one is compared with the first answer to its
+question, which was read before there was any other reader.
 Exit status 1 where a text differed or an error was told.
 """
 
@@ -14,6 +15,7 @@ import dataclasses
 import http.client
 import itertools
 import json
+import secrets
 import signal
 import sys
 import time
@@ -27,8 +29,12 @@ from websockets.exceptions import WebSocketException
 
 QUESTIONS = ("hi", "How do I add a worker?", "How do I add a gateway?", "What is Corolla?", "How do I stop it?")
 STOP = "###"
-TOKENS = 60  # of an HTTP call
+CHAT = "/v1/chat/completions"
+TOKENS = 60  # of an HTTP call, and of the answers of a batch
+LINES = 10  # of a batch
 PATIENCE_S = 120.0
+# The batch of somebody who was killed is found a minute and a half later.
+BATCH_PATIENCE_S = 300.0
 PAUSE_S = 0.2
 
 Reply = dict[str, Any]
@@ -43,6 +49,7 @@ class Seen:
     """What the readers have seen. resumed: answers that went on over another connection; repeated: calls made again."""
 
     answers: int = 0
+    batches: int = 0
     tokens: int = 0
     resumed: int = 0
     repeated: int = 0
@@ -106,6 +113,121 @@ class Reader:
                 return str(reply["outputs"])
         raise WrongError(f"no answer within {PATIENCE_S:g} s")
 
+    async def events(self, question: str) -> str:
+        """An answer as server-sent events, over as many connections as it takes."""
+        cursor = _Cursor(secrets.token_hex(8))
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            try:
+                return await asyncio.to_thread(self._chunks, question, cursor)
+            except (OSError, http.client.HTTPException):
+                self._seen.resumed += bool(cursor.event)
+                self._seen.repeated += not cursor.event
+                await asyncio.sleep(PAUSE_S)
+        raise WrongError(f"no end within {PATIENCE_S:g} s")
+
+    def _chunks(self, question: str, cursor: "_Cursor") -> str:
+        with _call(self._address, *cursor.where(question), headers=cursor.headers) as answer:
+            before = time.monotonic()
+            for raw in answer:
+                name, _, value = raw.decode().strip().partition(": ")
+                silence_s, before = time.monotonic() - before, time.monotonic()
+                self._seen.longest_silence_s = max(self._seen.longest_silence_s, silence_s)
+                if name == "id":
+                    cursor.event = value
+                if (name, value) == ("data", "[DONE]"):
+                    return cursor.text
+                if name == "data":
+                    self._seen.tokens += cursor.take(json.loads(value))
+        raise http.client.IncompleteRead(b"")
+
+    async def batch(self, question: str) -> str:
+        """LINES times the same answer, as a batch."""
+        line = {"method": "POST", "url": CHAT, "body": {"messages": _dialogue(question), "max_tokens": TOKENS}}
+        lines = [json.dumps({"custom_id": str(number), **line}) for number in range(LINES)]
+        end = time.monotonic() + BATCH_PATIENCE_S
+        while time.monotonic() < end:
+            try:
+                texts = await asyncio.to_thread(_batch, self._address, "\n".join(lines), end)
+            except (OSError, http.client.HTTPException):
+                self._seen.repeated += 1
+                await asyncio.sleep(PAUSE_S)
+            else:
+                self._seen.batches += 1
+                if len(texts) != LINES or len(set(texts)) != 1:
+                    raise WrongError(f"{LINES} equal answers are not {texts!r}")
+                return texts[0]
+        raise WrongError(f"no batch within {BATCH_PATIENCE_S:g} s")
+
+
+@dataclasses.dataclass
+class _Cursor:
+    """How far an answer by server-sent events has come. key: by which a call that is made again is known."""
+
+    key: str
+    id: str = ""
+    event: str = ""
+    text: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the next connection."""
+        return {"x-resumable": "true"} | (
+            {"last-event-id": self.event} if self.event else {"idempotency-key": self.key}
+        )
+
+    def where(self, question: str) -> tuple[str, Reply | None]:
+        """What the next connection asks: for the answer, or for the rest of it."""
+        if self.event:
+            return f"/v1/jobs/{self.id}/stream", None
+        return CHAT, {"messages": _dialogue(question), "stream": True}
+
+    def take(self, chunk: Reply) -> int:
+        """A chunk of it; whether it had text."""
+        if "error" in chunk:
+            raise WrongError(chunk["error"]["message"])
+        self.id = chunk["id"]
+        piece = "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+        self.text += piece
+        return int(bool(piece))
+
+
+def _dialogue(question: str) -> list[Reply]:
+    return [{"role": "user", "content": question}]
+
+
+def _call(address: str, path: str, body: Reply | bytes | None, headers: dict[str, str] | None = None) -> Any:
+    """An answer to read. Raises OSError where its status is an error."""
+    raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://{address}{path}", raw, headers or {})
+    return urllib.request.urlopen(request, timeout=PATIENCE_S)
+
+
+def _json(address: str, path: str, body: Reply | bytes | None = None, **headers: str) -> Reply:
+    with _call(address, path, body, {name.replace("_", "-"): value for name, value in headers.items()}) as answer:
+        found: Reply = json.load(answer)
+        return found
+
+
+def _batch(address: str, lines: str, end: float) -> list[str]:
+    """The texts that came of a batch of these lines. Raises OSError."""
+    form = (
+        '--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        f'--x\r\ncontent-disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{lines}\r\n--x--\r\n'
+    )
+    file = _json(address, "/v1/files", form.encode(), content_type="multipart/form-data; boundary=x")
+    batch = _json(address, "/v1/batches", {"input_file_id": file["id"], "endpoint": CHAT})
+    while batch["status"] != "completed":
+        if time.monotonic() > end or batch["status"] in ("failed", "expired", "cancelled"):
+            raise WrongError(f"the batch is {batch['status']}")
+        time.sleep(PAUSE_S)
+        # Who asks again does no harm, whatever went wrong.
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            batch = _json(address, f"/v1/batches/{batch['id']}")
+    with _call(address, f"/v1/files/{batch['output_file_id']}/content", None) as content:
+        answers = [json.loads(line)["response"]["body"] for line in content]
+    return [answer["choices"][0]["message"]["content"] for answer in answers]
+
 
 async def _ask(socket: ClientConnection, question: str) -> str:
     await socket.send(json.dumps({"type": "open_inference_session", "max_length": 256, "resumable": True}))
@@ -134,7 +256,9 @@ async def read_all(address: str, readers: int) -> Seen:
     seen, stop = Seen(), asyncio.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(each, stop.set)
-    ways = [Reader(address, seen).stream] * (readers - 1) + [Reader(address, seen).call]
+    reader = Reader(address, seen)
+    streams = [reader.stream, reader.events] * (readers // 2)
+    ways = [*streams[: readers - 2], reader.call, reader.batch]
     truth = {(way.__name__, question): await way(question) for way in {*ways} for question in QUESTIONS}
 
     async def read(number: int) -> None:

@@ -62,6 +62,7 @@ async def _read(url: str, seed: int, tokens: int) -> Answer:
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n"
     request = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
     loop = asyncio.get_running_loop()
-    _, reader = await loop.create_connection(lambda: _Reader(request), address.hostname, address.port)
+    host, port = address.hostname or "", address.port or 80
+    _, reader = await loop.create_connection(lambda: _Reader(request), host, port)
     await reader.ended.wait()
     return Answer(seed, b"".join(reader.parts))
