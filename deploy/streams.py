@@ -1,7 +1,7 @@
 """`python -m deploy.streams ADDRESS`: read many answers at once, over and over, and see that none loses a token.
 
-Until SIGINT or SIGTERM; then the answers under way are read to their end, and a line of JSON says what was seen. Half of
-the readers ask over WebSockets, the others by server-sent events, but for one that makes calls by HTTP, and one that
+Until SIGINT or SIGTERM; then the answers under way are read to their end, and a line of JSON says what was seen. Half
+of the readers ask over WebSockets, the others by server-sent events, but for one that makes calls by HTTP, and one that
 sends batches. A broken connection is made anew, and its answer resumed, as clients are meant to do; a call that got no
 answer is made again. Greedy answers are the same every time: each one is compared with the first answer to its
 question, which was read before there was any other reader.
@@ -21,6 +21,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -128,17 +129,17 @@ class Reader:
 
     def _chunks(self, question: str, cursor: "_Cursor") -> str:
         with _call(self._address, *cursor.where(question), headers=cursor.headers) as answer:
-            before = time.monotonic()
+            before, event = time.monotonic(), cursor.event
             for raw in answer:
-                name, _, value = raw.decode().strip().partition(": ")
+                name, _, value = raw.decode().rpartition("\n")[0].partition(": ")
                 silence_s, before = time.monotonic() - before, time.monotonic()
                 self._seen.longest_silence_s = max(self._seen.longest_silence_s, silence_s)
                 if name == "id":
-                    cursor.event = value
+                    event = value
                 if (name, value) == ("data", "[DONE]"):
                     return cursor.text
                 if name == "data":
-                    self._seen.tokens += cursor.take(json.loads(value))
+                    self._seen.tokens += cursor.take(json.loads(value), event)
         raise http.client.IncompleteRead(b"")
 
     async def batch(self, question: str) -> str:
@@ -172,9 +173,8 @@ class _Cursor:
     @property
     def headers(self) -> dict[str, str]:
         """Of the next connection."""
-        return {"x-resumable": "true"} | (
-            {"last-event-id": self.event} if self.event else {"idempotency-key": self.key}
-        )
+        how = {"last-event-id": self.event} if self.event else {"idempotency-key": self.key}
+        return {"x-resumable": "true", **how}
 
     def where(self, question: str) -> tuple[str, Reply | None]:
         """What the next connection asks: for the answer, or for the rest of it."""
@@ -182,11 +182,11 @@ class _Cursor:
             return f"/v1/jobs/{self.id}/stream", None
         return CHAT, {"messages": _dialogue(question), "stream": True}
 
-    def take(self, chunk: Reply) -> int:
-        """A chunk of it; whether it had text."""
+    def take(self, chunk: Reply, event: str) -> int:
+        """A chunk of it, which came as that event; whether it had text."""
         if "error" in chunk:
             raise WrongError(chunk["error"]["message"])
-        self.id = chunk["id"]
+        self.id, self.event = chunk["id"], event
         piece = "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
         self.text += piece
         return int(bool(piece))
@@ -289,7 +289,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
         seen = asyncio.run(read_all(arguments.address, arguments.readers))
-        print(json.dumps(dataclasses.asdict(seen)), flush=True)
+        print(json.dumps(dataclasses.asdict(seen) | {"errors": dict(Counter(seen.errors))}), flush=True)
         return int(bool(seen.errors) or not seen.answers)
     return 130
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Try what docker-compose.yml promises: whatever is killed or restarted, no client loses a token.
+# Try what docker-compose.yml promises: whatever is killed or restarted, no client loses a token, over WebSockets, by
+# server-sent events, HTTP calls or in batches.
 #
-#   deploy/trial.sh            needs docker with compose, bash and curl; about five minutes
+#   deploy/trial.sh            needs docker with compose, bash and curl; about eight minutes
 #   ENGINE=podman COMPOSE=podman-compose deploy/trial.sh
 #
 # It runs a stack of its own on COROLLA_PORT (8123), with three gateways and two workers, and removes it afterwards.
@@ -88,7 +89,7 @@ restart_all() { # SERVICE
 finish() {
     local status=$?
     if ((status)); then
-        for service in valkey worker gateway nginx swarm-0 swarm-1 swarm-2 swarm-3; do
+        for service in valkey worker gateway batches nginx swarm-0 swarm-1 swarm-2 swarm-3; do
             for id in $(containers "$service"); do "$ENGINE" logs "$id" > "var/log/trial-$service-$id.log" 2>&1; done
         done
         say "failed; logs are in var/log/trial-*"
@@ -105,13 +106,13 @@ until_true "answer" answers
 for id in $(containers worker); do until_true "healthy worker" healthy worker "$id"; done
 say "everything runs: $(curl -fsS "$URL/health/ready")"
 
-for service in swarm-0 swarm-1 valkey worker gateway nginx; do
+for service in swarm-0 swarm-1 valkey worker gateway batches nginx; do
     begin "one $service is killed"
     kill_one "$service"
     end
 done
 begin "every container is restarted, one at a time"
-for service in swarm-0 swarm-1 swarm-2 swarm-3 valkey worker gateway nginx; do restart_all "$service"; done
+for service in swarm-0 swarm-1 swarm-2 swarm-3 valkey worker gateway batches nginx; do restart_all "$service"; done
 end
 
 ((broken == 0)) || exit 1
