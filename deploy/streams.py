@@ -144,7 +144,7 @@ class Reader:
 
     async def batch(self, question: str) -> str:
         """LINES times the same answer, as a batch."""
-        line = {"method": "POST", "url": CHAT, "body": {"messages": _dialogue(question), "max_tokens": TOKENS}}
+        line = {"method": "POST", "url": CHAT, "body": {**_dialogue(question), "max_tokens": TOKENS}}
         lines = [json.dumps({"custom_id": str(number), **line}) for number in range(LINES)]
         end = time.monotonic() + BATCH_PATIENCE_S
         while time.monotonic() < end:
@@ -180,7 +180,7 @@ class _Cursor:
         """What the next connection asks: for the answer, or for the rest of it."""
         if self.event:
             return f"/v1/jobs/{self.id}/stream", None
-        return CHAT, {"messages": _dialogue(question), "stream": True}
+        return CHAT, {**_dialogue(question), "stream": True}
 
     def take(self, chunk: Reply, event: str) -> int:
         """A chunk of it, which came as that event; whether it had text."""
@@ -192,8 +192,8 @@ class _Cursor:
         return int(bool(piece))
 
 
-def _dialogue(question: str) -> list[Reply]:
-    return [{"role": "user", "content": question}]
+def _dialogue(question: str) -> Reply:
+    return {"messages": [{"role": "user", "content": question}], "temperature": 0}
 
 
 def _call(address: str, path: str, body: Reply | bytes | None, headers: dict[str, str] | None = None) -> Any:
