@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
+from gateway.census import Census
 from gateway.docs import Docs
 from gateway.errors import http_failure
 from gateway.gateway import Gateway, build
@@ -28,6 +29,8 @@ from gateway.petals_socket import PetalsSocket
 from gateway.settings import Settings
 from gateway.status import Status
 from gateway.swarm import SwarmStatus
+from gateway.tracing import Tracing
+from shared import traces
 from shared.catalog import Catalog
 from shared.keys import Timing
 
@@ -37,7 +40,7 @@ log = structlog.get_logger()
 def create_app(settings: Settings, catalog: Catalog, timing: Timing | None = None) -> Starlette:
     """The gateway as an ASGI application; it connects to the broker when it starts. Raises SettingError."""
     gateway = build(settings, catalog, timing)
-    layers = [Middleware(Cors, settings.cors_origins), Middleware(Requests, gateway.metrics)]
+    layers = [Middleware(Cors, settings.cors_origins), Middleware(Tracing), Middleware(Requests, gateway.metrics)]
     if settings.needs_keys:
         layers.append(Middleware(Guard, gateway.keys))
     app = Starlette(
@@ -67,11 +70,13 @@ async def _living(gateway: Gateway) -> AsyncIterator[None]:
             await gateway.jobs.close()
             hub.cancel()
             await asyncio.wait({hub})
+            await asyncio.to_thread(traces.close)
 
 
 def _routes(gateway: Gateway) -> list[BaseRoute]:
     petals, openai, status, pages = PetalsHttp(gateway), OpenAi(gateway), Status(gateway), Pages()
     readings, jobs, docs = Readings(gateway), JobsApi(gateway), Docs()
+    census = Census(gateway.broker, gateway.catalog.models, gateway.metrics.registry)
     files, batches = FilesApi(gateway), BatchesApi(gateway)
     return [
         Route("/", pages.index),
@@ -82,7 +87,7 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/openapi.json", docs.openapi),
         Route("/health/live", status.live),
         Route("/health/ready", status.ready),
-        Route("/metrics", gateway.metrics.scrape),
+        Route("/metrics", census.scrape),
         Route("/api/v1/models", status.models),
         Route("/api/v1/status", SwarmStatus(gateway).status),
         Route("/api/v1/generate", petals.generate, methods=["POST"]),

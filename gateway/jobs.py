@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from gateway.hub import Feed, Hub, JobGone, discontinuity
@@ -17,6 +18,7 @@ from gateway.metrics import Course, Metrics
 from gateway.orders import Order, Priority, Queued
 from gateway.patience import BRIEF_S, patiently
 from gateway.transcript import Transcript
+from shared import traces
 from shared.broker import Broker
 from shared.errors import BrokerUnavailable, Code, CorollaError
 from shared.messages import Ending, FinishReason, JobFailed, JobFinished, LogEntry
@@ -207,7 +209,16 @@ class Jobs:
 
         Who leaves before its end cancels it: at once, or after the grace where the order is resumable.
         """
-        order = dataclasses.replace(order, priority=self._priority)
+        fields = {"corolla.job": order.job, "corolla.session": order.session, "corolla.priority": self._priority}
+        with traces.span("job", "PRODUCER", fields) as span:
+            async with self._run(_traced(order, self._priority, span)) as run:
+                try:
+                    yield run
+                finally:
+                    span.note({"corolla.outcome": run.outcome, "corolla.tokens": run.tokens})
+
+    @contextlib.asynccontextmanager
+    async def _run(self, order: Order) -> AsyncIterator[Run]:
         started, feed = time.monotonic(), self._hub.open(order.job, order.after)
         run = Run(order, feed, self._hub, self._broker, self._bounds, self._deadline_s, self._metrics)
         try:
@@ -247,6 +258,12 @@ class Jobs:
         # Where even this fails, the job ends because no gateway follows it.
         with contextlib.suppress(BrokerUnavailable):
             await patiently(operation, BRIEF_S)
+
+
+def _traced(order: Order, priority: Priority, span: traces.Span) -> Order:
+    """The order with what this gateway adds to it."""
+    request = order.request and msgspec.structs.replace(order.request, trace=span.traceparent)
+    return dataclasses.replace(order, priority=priority, request=request)
 
 
 def _keep(tasks: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> None:

@@ -9,6 +9,7 @@ from shared.settings import (
     KEY_PEPPER,
     LOG_LEVEL,
     REDIS_URL,
+    TRACE_URL,
     SettingError,
     address,
     choice,
@@ -28,6 +29,7 @@ class Settings:
     redis_url: str = REDIS_URL
     catalog: str = CATALOG
     log_level: str = LOG_LEVEL
+    trace_url: str = TRACE_URL
     bind: tuple[str, int] = address("127.0.0.1:8000", "where the gateway listens")
     auth: Literal["auto", "on", "off"] = choice(
         "auto", "whether callers need an API key; auto: not where only this machine can call", ("auto", "on", "off")

@@ -189,6 +189,11 @@ class Broker:
         served = [str(each, "utf-8").split() for each in await self._link.run("workers", [self.keys.workers])]
         return {model: sum(model in each for each in served) for model in models}
 
+    async def census(self) -> tuple[int, int, int, int]:
+        """How many there are: unfinished jobs, jobs without a worker, open sessions, jobs given up."""
+        counts: tuple[int, int, int, int] = tuple(await self._link.run("census", [self.keys.due]))
+        return counts
+
     async def claim(self, who: Registration, free: int, block_ms: int) -> list[Claim]:
         """Up to `free` jobs for this worker; waits up to `block_ms` while there is none. A wait may end with a few
         jobs more than `free`, where they came at the same moment on several streams."""
@@ -248,6 +253,10 @@ class Broker:
         """This worker is gone: whatever it holds or was sent goes to others."""
         await self._link.run("evacuate", [self.keys.worker(worker)], worker)
 
+    async def is_alive(self, beginning: str) -> bool:
+        """Whether a live worker's name begins like this."""
+        return bool(await self._link.run("alive", [self.keys.workers], beginning))
+
     async def reap(self) -> None:
         """Take lost jobs from dead and silent workers; not just after Redis came back, or another server took its
         place, when all have been silent."""
@@ -285,14 +294,15 @@ def _entry(raw: Any) -> LogEntry:
 
 
 def _claimed(row: Any) -> Claim:
-    job, epoch, request, remaining_ms, log, session, max_length, held, ids = row
+    job, epoch, request, remaining_ms, waited_ms, log, session, max_length, held, ids = row
     tokens = tuple(token for raw in log for token in _entry(raw).tokens)
     snapshot = SessionSnapshot(str(session, "ascii"), max_length, _unpack(ids), held) if session else None
-    return Claim(str(job, "ascii"), str(epoch, "ascii"), decode_request(request), remaining_ms, tokens, snapshot)
+    request = decode_request(request)
+    return Claim(str(job, "ascii"), str(epoch, "ascii"), request, remaining_ms, tokens, snapshot, waited_ms)
 
 
 def _refusal(row: Any) -> Append:
     """The end of a job that another version of this software wrote, in words that this one does not know."""
-    job, epoch, _, _, log = row[:5]
+    job, epoch, _, _, _, log = row[:6]
     last = int(log[-1][0].split(b"-")[0]) if log else 0
     return Append(str(job, "ascii"), str(epoch, "ascii"), last + 1, (), UNREADABLE)

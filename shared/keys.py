@@ -37,9 +37,9 @@ class Timing:
 class Keys:
     """Names of one partition. Name (type): content.
 
-    job:J (hash): state (turn, waiting, ready, running, done), model, priority, tenant, session, request, deadline,
-        last seq, note, epoch, owner, claims, stalls (claims since the last new token), when it was started last,
-        cancelled, its stream and entry there, dead (its entry there), account, payer and token_ms (see rate)
+    job:J (hash): state (turn, waiting, ready, running, done), model, priority, tenant, session, request, submitted,
+        deadline, last seq, note, epoch, owner, claims, stalls (claims since the last new token), when it was started
+        last, cancelled, its stream and entry there, dead (its entry there), account, payer and token_ms (see rate)
     log:J (stream): entry `<last seq>-0` with t (tokens) and e (ending); sub:J (set): gateways attached
     ready:MODEL:LANE (stream, group workers): ids of jobs that any worker may claim, by lane: resumed work first
     queue:MODEL:PRIORITY:TENANT (list), ring:MODEL:PRIORITY (list of tenants), waiting (hash, tenant or * → jobs)

@@ -9,6 +9,7 @@ import structlog
 def configure(level: str) -> None:
     """Write events of at least `level` (debug, info, warning, error); of libraries, warnings and errors only."""
     shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

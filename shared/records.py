@@ -115,7 +115,8 @@ class SessionSnapshot:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A job that this worker now holds under `epoch`; log: tokens that were emitted before."""
+    """A job that this worker now holds under `epoch`; log: tokens that were emitted before. waited_ms: from its
+    submission to its first claim; None at later ones."""
 
     job: str
     epoch: str
@@ -123,6 +124,7 @@ class Claim:
     remaining_ms: int
     log: tuple[Token, ...]
     session: SessionSnapshot | None
+    waited_ms: int | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,4 +134,10 @@ KEY_PEPPER = text(
     secret=True,
 )
 CATALOG = text("deploy/catalogs/local.toml", "the catalogue of models, a TOML file", "the path of a TOML file")
+TRACE_URL = text(
+    "",
+    "collector to which spans are sent by OTLP over HTTP, such as http://collector:4318/v1/traces; empty: to nobody",
+    "a URL that starts with http:// or https://",
+    r"(https?://\S+)?",
+)
 LOG_LEVEL = choice("info", "least severe line that is logged", ("debug", "info", "warning", "error"))

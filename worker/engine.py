@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
+from shared import traces
 from shared.errors import Code, CorollaError, TooLong
 from shared.messages import JobFailed
 from shared.records import Claim
@@ -84,8 +85,11 @@ class Engine:
         task = asyncio.create_task(self._run(run))
         task.add_done_callback(self._forget)
         self._runs[task] = run
+        if claim.waited_ms is not None:
+            self._metrics.queue.labels(claim.request.model).observe(claim.waited_ms / 1000)
         self._count()
-        _log.info("job_started", job=claim.job, epoch=claim.epoch, tokens_before=len(claim.log))
+        fields = {"job": claim.job, "session": run.session, "epoch": claim.epoch, "tokens_before": len(claim.log)}
+        _log.info("job_started", **fields)
 
     def cancel(self, jobs: Iterable[str]) -> None:
         """End these jobs, each when its step is done; the step's token is dropped."""
@@ -132,6 +136,16 @@ class Engine:
             self._vacant.clear()
 
     async def _run(self, run: Run) -> None:
+        claim = run.claim
+        fields = {"corolla.job": claim.job, "corolla.session": run.session, "corolla.tokens_before": len(claim.log)}
+        with traces.span("decode", "CONSUMER", fields, claim.request.trace) as span:
+            try:
+                await self._decode(run)
+            finally:
+                span.note({"corolla.model": claim.request.model, "corolla.outcome": run.outcome})
+        await run.outbox.is_empty()
+
+    async def _decode(self, run: Run) -> None:
         try:
             await run.decode(self._models[run.claim.request.model], self._sessions)
         except LeftToOthersError:
@@ -144,4 +158,3 @@ class Engine:
             _log.error("job_broke", job=run.claim.job, error=type(error).__name__)
             _log.debug("job_broke", job=run.claim.job, exc_info=error)
             run.finish(BROKEN, None)
-        await run.outbox.is_empty()

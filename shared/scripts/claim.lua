@@ -2,7 +2,8 @@
 -- KEYS worker, its own stream
 -- ARGV prefix, worker, models (separated by spaces), slots, free, lease_ms, nonce, stall limit, finished_ms,
 --      endings: cancelled, deadline, poison; dead_ms; then stream, entry, job of each entry that a blocking read has given already
--- → per job: job, epoch, request, ms left, log entries, session or '', its max_length, held, committed ids (list)
+-- → per job: job, epoch, request, ms left, ms waited (nil but at the first claim), log
+--   entries, session or '', its max_length, held, committed ids (list)
 local worker, models, free = ARGV[2], ARGV[3], tonumber(ARGV[5])
 local nonce, finished_ms = ARGV[7], ARGV[9]
 local claims = {}
@@ -19,7 +20,8 @@ end
 -- one whose claim this worker never heard of, because the reply was lost: it starts anew.
 local function start(stream, entry, job)
   local key = P .. 'job:' .. job
-  local f = redis.call('HMGET', key, 'state', 'entry', 'deadline', 'stalls', 'claims', 'request', 'session')
+  local f = redis.call('HMGET', key, 'state', 'entry', 'deadline', 'stalls', 'claims', 'request', 'session',
+    'submitted')
   if not f[1] or f[1] == 'done' or f[2] ~= entry then
     redis.call('XACK', stream, 'workers', entry)
     redis.call('XDEL', stream, entry)
@@ -44,7 +46,9 @@ local function start(stream, entry, job)
   redis.call('HSET', key, 'state', 'running', 'owner', worker, 'epoch', epoch, 'claims', f[5] + 1, 'stalls', f[4] + 1,
     'started', now_ms())
   local s = session_of(f[7])
-  claims[#claims + 1] = { job, epoch, f[6], left, redis.call('XRANGE', P .. 'log:' .. job, '-', '+'), s[1], s[2], s[3], s[4] }
+  local waited = f[5] == '0' and f[8] and now_ms() - f[8]
+  local log = redis.call('XRANGE', P .. 'log:' .. job, '-', '+')
+  claims[#claims + 1] = { job, epoch, f[6], left, waited, log, s[1], s[2], s[3], s[4] }
 end
 
 local function read(stream)

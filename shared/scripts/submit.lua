@@ -24,8 +24,8 @@ if depth >= tonumber(ARGV[13]) then return { 'busy', depth, wait_ms(model, depth
 
 local now, left = now_ms(), tonumber(ARGV[9])
 redis.call('HSET', key, 'request', ARGV[4], 'model', model, 'priority', priority, 'tenant', tenant, 'session', session,
-  'deadline', now + left, 'last', 0, 'claims', 0, 'stalls', 0, 'epoch', '', 'owner', '', 'note', ARGV[14],
-  'account', account)
+  'submitted', now, 'deadline', now + left, 'last', 0, 'claims', 0, 'stalls', 0, 'epoch', '', 'owner', '',
+  'note', ARGV[14], 'account', account)
 if token_ms > 0 then redis.call('HSET', key, 'payer', payer, 'token_ms', token_ms) end
 spend('requests', payer, request_ms)
 redis.call('PEXPIRE', key, left + ARGV[11])

@@ -1,0 +1,7 @@
+#!/bin/sh
+# Become nginx, which asks the container's own name server for the gateways' addresses. The first one in the list: nginx
+# would ask all of them in turn, and those after it need not know the containers.
+set -eu
+server=$(awk '$1 == "nameserver" { print ($2 ~ /:/) ? "[" $2 "]" : $2; exit }' /etc/resolv.conf)
+echo "resolver $server valid=1s;" > /tmp/resolver.conf
+exec nginx -c "$(dirname "$0")/nginx.conf" -g "daemon off;"
