@@ -1,6 +1,7 @@
 # make up       everything on this machine: broker, swarm, WORKERS workers, GATEWAYS gateways from PORT on
 # make test     every test; needs nothing running
 # make check    style, types, import rules
+# make bench    the worker beside a plain Petals client, on a swarm and with a 70B model's head; twenty minutes
 # make clean    forget what was installed, and the local stack's state
 
 PYTHON ?= python3.11
@@ -11,7 +12,7 @@ PORT ?= 8000
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: up test check clean
+.PHONY: up test check bench clean
 
 up: $(INSTALLED)
 	@exec $(BIN)/python -m deploy.stack --workers $(WORKERS) --gateways $(GATEWAYS) --port $(PORT)
@@ -24,6 +25,11 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
+
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.bench.engine
+	$(BIN)/python -m tests.bench.head --dtype bfloat16
+	$(BIN)/python -m tests.bench.head --dtype float32
 
 clean:
 	rm -rf .venv var

@@ -29,23 +29,29 @@ class Wish:
 
 
 def stages(wish: Wish) -> list[list[Service]]:
-    """All services, in the order in which they stop backwards: broker, swarm, workers, gateways.
+    """All services, in the order in which they stop backwards: broker, swarm, workers, gateways and batches.
 
     A swarm is there where the default model has weights of its own on this machine. Raises CatalogError.
     """
     redis_port = ports.first_free(REDIS_PORT)
     model = wish.catalog.default
     servers: list[Service] = []
-    environ = {"COROLLA_CATALOG": str(wish.catalog_file), "COROLLA_REDIS_URL": f"redis://{ports.HOST}:{redis_port}/0"}
+    environ = {
+        "COROLLA_CATALOG": str(wish.catalog_file),
+        "COROLLA_REDIS_URL": f"redis://{ports.HOST}:{redis_port}/0",
+        "COROLLA_FILES": str(wish.state / "files"),
+    }
     needs = [redis_port]
     if model.backend == "petals" and model.path is not None:
         swarm = _swarm_peers(wish, block_count(wish.catalog, model))
         servers = [_server(number, swarm, environ) for number in range(len(swarm))]
         environ |= {"COROLLA_PEERS": " ".join(peer.address for peer in swarm), "HF_HUB_OFFLINE": "1"}
         needs += [peer.port for peer in swarm]
-    workers = [_worker(number, environ, tuple(needs)) for number in range(1, wish.workers + 1)]
+    numbers = range(1, wish.workers + 1)
+    workers = [_python_service(f"worker-{number}", "worker", environ, tuple(needs)) for number in numbers]
+    batches = _python_service("batches", "gateway.batch_worker", environ, (redis_port,))
     gateways = [_gateway(number, environ, wish.port + number - 1) for number in range(1, wish.gateways + 1)]
-    return [[_broker(wish.state, redis_port)], servers, workers, gateways]
+    return [[_broker(wish.state, redis_port)], servers, workers, [*gateways, batches]]
 
 
 async def is_served(port: int) -> bool:
@@ -106,11 +112,13 @@ def _server(number: int, swarm: list[_Peer], environ: dict[str, str]) -> Service
     )
 
 
-def _worker(number: int, environ: dict[str, str], needs: tuple[int, ...]) -> Service:
+def _python_service(name: str, module: str, environ: dict[str, str], needs: tuple[int, ...]) -> Service:
+    """A service that says in its log when it is ready."""
+
     async def is_ready(log: bytes) -> bool:
         return b'"event": "ready"' in log
 
-    return Service(f"worker-{number}", _python("worker"), is_ready, "", environ, needs)
+    return Service(name, _python(module), is_ready, "", environ, needs)
 
 
 def _gateway(number: int, environ: dict[str, str], port: int) -> Service:

@@ -13,9 +13,15 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
+from gateway.docs import Docs
 from gateway.errors import http_failure
 from gateway.gateway import Gateway, build
 from gateway.middleware import Cors, Requests
+from gateway.openai_batches import BatchesApi
+from gateway.openai_files import FilesApi
+from gateway.openai_http import OpenAi
+from gateway.openai_jobs import JobsApi
+from gateway.openai_readings import Readings
 from gateway.pages import WEB, Pages
 from gateway.petals_http import PetalsHttp
 from gateway.petals_socket import PetalsSocket
@@ -28,34 +34,45 @@ log = structlog.get_logger()
 
 
 def create_app(settings: Settings, catalog: Catalog, timing: Timing | None = None) -> Starlette:
-    """The gateway as an ASGI application; it connects to the broker when it starts."""
+    """The gateway as an ASGI application; it connects to the broker when it starts. Raises SettingError."""
     gateway = build(settings, catalog, timing)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with gateway.broker:
-            hub = asyncio.create_task(gateway.hub.run())
-            hub.add_done_callback(_stop_where_failed)
-            try:
-                yield
-            finally:
-                await gateway.jobs.close()
-                hub.cancel()
-                await asyncio.wait({hub})
-
     return Starlette(
         routes=_routes(gateway),
         middleware=[Middleware(Cors, settings.cors_origins), Middleware(Requests, gateway.metrics)],
         exception_handlers={HTTPException: http_failure},
-        lifespan=lifespan,
+        lifespan=lambda _: _living(gateway),
     )
 
 
+def batch_app(gateway: Gateway) -> Starlette:
+    """What answers the requests of batches."""
+    requests = Middleware(Requests, gateway.metrics)
+    return Starlette(routes=_answers(gateway), middleware=[requests], lifespan=lambda _: _living(gateway))
+
+
+@contextlib.asynccontextmanager
+async def _living(gateway: Gateway) -> AsyncIterator[None]:
+    async with contextlib.aclosing(gateway):
+        hub = asyncio.create_task(gateway.hub.run())
+        hub.add_done_callback(_stop_where_failed)
+        try:
+            yield
+        finally:
+            await gateway.jobs.close()
+            hub.cancel()
+            await asyncio.wait({hub})
+
+
 def _routes(gateway: Gateway) -> list[BaseRoute]:
-    petals, status = PetalsHttp(gateway), Status(gateway)
+    petals, openai, status = PetalsHttp(gateway), OpenAi(gateway), Status(gateway)
+    readings, jobs, docs = Readings(gateway), JobsApi(gateway), Docs()
+    files, batches = FilesApi(gateway), BatchesApi(gateway)
     return [
         Route("/", Pages(gateway.catalog).index),
         Mount("/web", StaticFiles(directory=WEB)),
+        Route("/docs", docs.docs),
+        Route("/docs.css", docs.style),
+        Route("/openapi.json", docs.openapi),
         Route("/health/live", status.live),
         Route("/health/ready", status.ready),
         Route("/metrics", gateway.metrics.scrape),
@@ -63,7 +80,35 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/api/v1/generate", petals.generate, methods=["POST"]),
         Route("/api/v1/open_inference_session", petals.open_session, methods=["GET", "POST"]),
         Route("/api/v1/close_inference_session", petals.close_session, methods=["GET", "POST"]),
+        Route("/v1/models", openai.models),
+        Route("/v1/models/{name:path}", openai.model),
+        *_answers(gateway),
+        Route("/v1/tokenize", readings.tokenize, methods=["POST"]),
+        Route("/v1/detokenize", readings.detokenize, methods=["POST"]),
+        Route("/v1/cancel", jobs.cancel, methods=["POST"]),
+        Route("/v1/jobs/{id}", jobs.state),
+        Route("/v1/jobs/{id}", jobs.delete, methods=["DELETE"]),
+        Route("/v1/jobs/{id}/stream", jobs.stream),
+        Route("/v1/files", files.list),
+        Route("/v1/files", files.create, methods=["POST"]),
+        Route("/v1/files/{id}", files.show),
+        Route("/v1/files/{id}", files.delete, methods=["DELETE"]),
+        Route("/v1/files/{id}/content", files.content),
+        Route("/v1/batches", batches.list),
+        Route("/v1/batches", batches.create, methods=["POST"]),
+        Route("/v1/batches/{id}", batches.show),
+        Route("/v1/batches/{id}/cancel", batches.cancel, methods=["POST"]),
         WebSocketRoute("/api/v2/generate", PetalsSocket(gateway).serve),
+    ]
+
+
+def _answers(gateway: Gateway) -> list[BaseRoute]:
+    """What answers one request with one object, and so may be asked in a batch too: see batch_records.ENDPOINTS."""
+    openai, readings = OpenAi(gateway), Readings(gateway)
+    return [
+        Route("/v1/completions", openai.completions, methods=["POST"]),
+        Route("/v1/chat/completions", openai.chat, methods=["POST"]),
+        Route("/v1/embeddings", readings.embeddings, methods=["POST"]),
     ]
 
 

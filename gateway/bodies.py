@@ -18,20 +18,39 @@ MAX_WASTE = 16
 
 
 class BodyRefused(CorollaError):
-    """A body that was not read to its end, so that the connection is of no further use."""
+    """A body that was not read to its end, so that the connection is of no further use. status: what HTTP calls it."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(Code.INVALID, message)
+        self.status = status
 
 
 async def read_fields(request: Request, max_bytes: int) -> dict[str, object]:
     """The fields of a request. Raises CorollaError(INVALID), and ClientDisconnect."""
     fields: dict[str, object] = {}
     if request.method == "POST":
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await _read(request, max_bytes)
-        except TimeoutError:
-            raise BodyRefused(Code.INVALID, f"The body did not arrive within {BODY_TIMEOUT_S:g} s") from None
-        fields = await _parse(request, body)
+        fields = await _parse(request, await read_body(request, max_bytes))
     return fields | _pairs(request.scope["query_string"])
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body as it is. Raises BodyRefused, and ClientDisconnect."""
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await _read(request, max_bytes)
+    except TimeoutError:
+        raise BodyRefused(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s") from None
+
+
+def json_fields(body: bytes) -> dict[str, object]:
+    """The fields of a JSON object. Raises CorollaError(INVALID)."""
+    try:
+        content = msgspec.json.decode(body or b"{}")
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        raise CorollaError(Code.INVALID, "The body is not valid JSON in UTF-8") from None
+    if not isinstance(content, dict):
+        raise CorollaError(Code.INVALID, "The body must be a JSON object")
+    return content
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
@@ -52,29 +71,19 @@ async def _read(request: Request, max_bytes: int) -> bytes:
             break
         hopeless = size > MAX_WASTE * max_bytes
     if hopeless or size > max_bytes:
-        raise BodyRefused(Code.INVALID, f"The body is too large: at most {max_bytes} bytes are allowed")
+        raise BodyRefused(413, f"The body is too large: at most {max_bytes} bytes are allowed")
     return b"".join(chunks)
 
 
 async def _parse(request: Request, body: bytes) -> dict[str, object]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json" or kind.endswith("+json"):
-        return _json(body)
+        return json_fields(body)
     if kind == "multipart/form-data":
         return await _multipart(request, body)
     if kind == "application/x-www-form-urlencoded":
         return _pairs(body)
     return {}
-
-
-def _json(body: bytes) -> dict[str, object]:
-    try:
-        content = msgspec.json.decode(body or b"{}")
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        raise CorollaError(Code.INVALID, "The body is not valid JSON in UTF-8") from None
-    if not isinstance(content, dict):
-        raise CorollaError(Code.INVALID, "The body must be a JSON object")
-    return content
 
 
 def _pairs(raw: bytes) -> dict[str, object]:

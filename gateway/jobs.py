@@ -5,6 +5,7 @@ The request is kept until the answer is complete, so a job that the broker forgo
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TypeVar
@@ -13,7 +14,7 @@ import structlog
 
 from gateway.hub import Feed, Hub, JobGone, discontinuity
 from gateway.metrics import Course, Metrics
-from gateway.orders import Order, Queued
+from gateway.orders import Order, Priority, Queued
 from gateway.patience import BRIEF_S, patiently
 from gateway.transcript import Transcript
 from shared.broker import Broker
@@ -124,7 +125,14 @@ class Run:
         async def submit() -> str:
             left_ms = max(int(1000 * self._left_s()), 1)
             submission = Submission(
-                order.job, request, self._hub.gateway, left_ms, tenant=order.tenant, session=order.session
+                order.job,
+                request,
+                self._hub.gateway,
+                left_ms,
+                tenant=order.tenant,
+                priority=order.priority,
+                session=order.session,
+                note=order.note,
             )
             return await self._broker.submit(submission, bounds)
 
@@ -158,7 +166,14 @@ class Jobs:
     """Starts runs, and sees to it that a job whose reader left does not go on for nobody."""
 
     def __init__(
-        self, broker: Broker, hub: Hub, bounds: Bounds, deadline_s: float, grace_s: float, metrics: Metrics
+        self,
+        broker: Broker,
+        hub: Hub,
+        bounds: Bounds,
+        deadline_s: float,
+        grace_s: float,
+        metrics: Metrics,
+        priority: Priority = "interactive",
     ) -> None:
         self._broker = broker
         self._hub = hub
@@ -166,6 +181,7 @@ class Jobs:
         self._deadline_s = deadline_s
         self._grace_s = grace_s
         self._metrics = metrics
+        self._priority = priority
         self._endings: set[asyncio.Task[None]] = set()
         self._lingers: set[asyncio.Task[None]] = set()
 
@@ -175,6 +191,7 @@ class Jobs:
 
         Who leaves before its end cancels it: at once, or after the grace where the order is resumable.
         """
+        order = dataclasses.replace(order, priority=self._priority)
         started, feed = time.monotonic(), self._hub.open(order.job, order.after)
         run = Run(order, feed, self._hub, self._broker, self._bounds, self._deadline_s, self._metrics)
         try:
@@ -230,6 +247,7 @@ def _log_end(run: Run, seconds: float) -> None:
         job=order.job,
         session=order.session,
         model=order.request and order.request.model,
+        tenant=order.tenant,
         prompt_chars=len(order.request.prompt or "") if order.request else None,
         tokens=run.tokens,
         outcome=run.outcome,

@@ -12,8 +12,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import json_answer
+from gateway.errors import plain_failure
 from gateway.metrics import Metrics
+from gateway.openai_words import failure_event, failure_for
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 PREFLIGHT_AGE_S = 600
@@ -111,6 +112,7 @@ class _Exchange:
         given = Headers(scope=scope).get("x-request-id", "")
         self.id = given if re.fullmatch(r"[\w.-]{1,128}", given, re.ASCII) else secrets.token_hex(16)
         self.status = 0
+        self._streams = False  # an event stream was begun, and not ended
         self._scope = scope
         self._send = send
         self._started = time.monotonic()
@@ -121,9 +123,12 @@ class _Exchange:
             case "http.response.start":
                 self.status = message["status"]
                 headers = MutableHeaders(scope=message)
+                self._streams = headers.get("content-type", "").startswith("text/event-stream")
                 headers["x-request-id"] = self.id
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
+            case "http.response.body":
+                self._streams = self._streams and message.get("more_body", False)
             case "websocket.accept":
                 self.status = 101
             case "websocket.close":
@@ -136,8 +141,12 @@ class _Exchange:
             with contextlib.suppress(RuntimeError, OSError):
                 await self.send({"type": "websocket.close", "code": 1011, "reason": ""})
         elif not self.status:
-            content = {"ok": False, "traceback": f"RuntimeError: {text}"}
-            await json_answer(content, status)(self._scope, _nothing, self.send)
+            answer = plain_failure(self._scope["path"], status, "RuntimeError", text)
+            await answer(self._scope, _nothing, self.send)
+        elif self._streams:
+            # A stream that just ended would look complete.
+            event = failure_event(failure_for(status, text))
+            await self.send({"type": "http.response.body", "body": event, "more_body": False})
 
     def log_end(self) -> None:
         """One line for the request."""

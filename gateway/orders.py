@@ -1,8 +1,11 @@
 """A job as an endpoint asks for it, and what it hears of it besides log entries."""
 
 import dataclasses
+from typing import Literal
 
 from shared.messages import JobRequest
+
+Priority = Literal["interactive", "batch"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,7 +14,7 @@ class Order:
 
     request: None goes on with a job that was submitted elsewhere, after the seq `after`.
     tenant: whose job it is, for fair queueing. resumable: a reader who leaves may come back, here or at another
-    gateway, so the job runs on for a while. progress: tell the place in the queue.
+    gateway, so the job runs on for a while. progress: tell the place in the queue. note: see Submission.
     """
 
     job: str
@@ -21,6 +24,8 @@ class Order:
     after: int = 0
     resumable: bool = False
     progress: bool = False
+    note: bytes = b""
+    priority: Priority = "interactive"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,12 +3,10 @@
 Every outcome is status 200 with {"ok": true, ...} or {"ok": false, "traceback": ...}.
 """
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.bodies import BodyRefused, read_fields
@@ -19,6 +17,7 @@ from gateway.patience import BRIEF_S, patiently
 from gateway.petals_fields import Fields, http_request, identifier, parse_call, text
 from gateway.petals_words import failure, not_public, session_not_found
 from gateway.petals_ws import session_length
+from gateway.presence import unless_gone
 from shared.catalog import Model
 from shared.errors import CorollaError, InvalidField
 from shared.messages import JobFailed, LogEntry
@@ -26,7 +25,6 @@ from shared.records import SessionInfo
 
 DEFAULT_SESSION_LENGTH = 1024
 
-T = TypeVar("T")
 Content = dict[str, object]
 Handler = Callable[[Fields, str], Awaitable[Content]]
 
@@ -55,7 +53,7 @@ class PetalsHttp:
         try:
             fields = await read_fields(request, self._gateway.settings.max_body_bytes)
             client = request.client.host if request.client else "-"
-            content = await _unless_gone(request, handler(fields, client))
+            content = await unless_gone(request, handler(fields, client))
         except CorollaError as error:
             content = failure(error)
             if isinstance(error, BodyRefused):
@@ -122,22 +120,3 @@ def _is_id(session: str) -> bool:
     with contextlib.suppress(InvalidField):
         return identifier({"session_id": session}, "session_id") is not None
     return False
-
-
-async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """What `work` gives; it is cancelled when the client disconnects. Raises ClientDisconnect then."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)

@@ -58,7 +58,8 @@ def _model(model: Model, live_workers: int) -> dict[str, object]:
 
 
 def _chat(chat: Chat) -> dict[str, object]:
-    """The chat settings; a sampling parameter that is None is left out, as it is for "use none"."""
+    """The settings of a dialogue's client, who writes its prompts; what is None is left out, as for "use none"."""
     params = msgspec.structs.asdict(chat.generation_params)
     given = {name: value for name, value in params.items() if value is not None}
-    return {**msgspec.structs.asdict(chat), "generation_params": given}
+    settings = {**msgspec.structs.asdict(chat), "generation_params": given}
+    return {name: value for name, value in settings.items() if name not in ("template", "wrap_completions")}

@@ -48,6 +48,10 @@ class Broker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Drop all connections."""
         await self._link.close()
 
     async def ping(self) -> None:
@@ -76,6 +80,7 @@ class Broker:
             self.timing.finished_ms,
             bounds.tenant,
             bounds.total,
+            job.note,
         )
         match status:
             case b"tenant busy":
@@ -94,6 +99,11 @@ class Broker:
             return None
         state, last, entries = found
         return Attached(str(state, "ascii"), last, tuple(_entry(raw) for raw in entries))
+
+    async def note(self, job: str) -> bytes | None:
+        """What the gateway that submitted the job noted about it; None where it is gone."""
+        found = await self._link.run("note", [self.keys.job(job)])
+        return None if found is None else bytes(found)
 
     async def detach(self, job: str, gateway: str, cancel: bool) -> None:
         """Follow a job no longer; `cancel` ends it where no other gateway follows."""

@@ -12,6 +12,8 @@ import msgspec
 
 from shared.errors import Code, CorollaError
 
+TemplateName = Literal["llama2", "alpaca2", "alpaca", "chatml", "plain"]
+
 
 class CatalogError(Exception):
     """The catalogue file is missing or wrong; the text is one line for the operator."""
@@ -32,6 +34,8 @@ class Chat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     max_session_length: tokens that a session (or a single call) may hold.
     sep_token: stands between turns. stop_token: ends the model's turn. extra_stop_sequences: end it as well.
+    template: how the OpenAI API writes a dialogue down; absent: as the model's own chat template says, else plain.
+    wrap_completions: whether its /v1/completions gives the model each prompt as a user's message in that template.
     """
 
     max_session_length: int = 8192
@@ -39,6 +43,8 @@ class Chat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stop_token: str = "###"
     extra_stop_sequences: tuple[str, ...] = ("</s>",)
     generation_params: GenerationParams = GenerationParams()
+    template: TemplateName | None = None
+    wrap_completions: bool = False
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

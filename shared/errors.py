@@ -2,6 +2,7 @@
 
     CorollaError
     ├── InvalidField      a request's field is wrong: its name, what is allowed
+    ├── TooLong           prompt and answer together are longer than the model, or the session, allows
     └── BrokerUnavailable the broker does not answer, or not in time
 
 Texts are shown to people: one line, no path, no prompt, no traceback.
@@ -45,6 +46,14 @@ class InvalidField(CorollaError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(Code.INVALID, message)
         self.field = field
+
+
+class TooLong(CorollaError):
+    """An answer does not fit. lengths: tokens of the prompt, of the answer, and how many may be used."""
+
+    def __init__(self, message: str, lengths: tuple[int, int, int] | None) -> None:
+        super().__init__(Code.TOO_LONG, message)
+        self.lengths = lengths
 
 
 class BrokerUnavailable(CorollaError):

@@ -36,7 +36,8 @@ class Keys:
     """Names of one partition. Name (type): content.
 
     job:J (hash): state (turn, waiting, ready, running, done), model, priority, tenant, session, request, deadline,
-        last seq, epoch, owner, claims, stalls (claims since the last new token), cancelled, its stream and entry there
+        last seq, note, epoch, owner, claims, stalls (claims since the last new token), cancelled, its stream and entry
+        there
     log:J (stream): entry `<last seq>-0` with t (tokens) and e (ending); sub:J (set): gateways attached
     ready:MODEL:LANE (stream, group workers): ids of jobs that any worker may claim, by lane: resumed work first
     queue:MODEL:PRIORITY:TENANT (list), ring:MODEL:PRIORITY (list of tenants), waiting (hash, tenant or * → jobs)
@@ -46,6 +47,8 @@ class Keys:
         element a turn; session:S:turns (list): jobs in line
     sessions (zset): open sessions by expiry; due (zset): unfinished jobs by the time at which they must be looked at
     dead (stream, bounded): ids of jobs given up
+    file:F, batch:B (hash): body (JSON) and version of a record; owned:KIND:OWNER (zset): ids by creation
+    RQ's own keys, for batches under way, begin with `rq:`.
     Channels: gateway:G events of the jobs it follows; control:W words to one worker.
     """
 
@@ -78,6 +81,12 @@ class Keys:
 
     def session(self, session: str) -> str:
         return f"{self.prefix}session:{session}"
+
+    def record(self, kind: str, id: str) -> str:
+        return f"{self.prefix}{kind}:{id}"
+
+    def records(self, kind: str, owner: str) -> str:
+        return f"{self.prefix}owned:{kind}:{owner}"
 
     def gateway_channel(self, gateway: str) -> str:
         return f"{self.prefix}gateway:{gateway}"

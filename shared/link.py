@@ -27,7 +27,7 @@ _UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, ReadOnlyError, OutOfM
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     try:
         yield
     except _UNREACHABLE as error:
@@ -119,7 +119,7 @@ class SyncLink:
     def run(self, name: str, keys: Sequence[str], *arguments: Any) -> Any:
         """As Link.run."""
         operation = script(name)
-        with _translated():
+        with translated():
             try:
                 return self._redis.evalsha(operation.sha, len(keys), *keys, self._prefix, *arguments)
             except NoScriptError:
@@ -131,13 +131,18 @@ class SyncLink:
         self._redis.close()
 
 
+def blocking(url: str) -> "redis.Redis":
+    """A blocking client as it is, for RQ, which has commands of its own."""
+    return redis.Redis.from_url(url, socket_connect_timeout=ANSWER_TIMEOUT_S, protocol=2)
+
+
 @contextlib.asynccontextmanager
 async def _answering(block_s: float = 0.0) -> AsyncIterator[None]:
     """Redis has so long to answer, beyond the time for which it was asked to wait.
 
     Not by redis-py's own socket_timeout: on Python 3.11 it loses a cancellation that comes while a command is sent.
     """
-    with _translated():
+    with translated():
         async with asyncio.timeout(block_s + ANSWER_TIMEOUT_S):
             yield
 

@@ -22,6 +22,13 @@ class FinishReason(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """What somebody said in a dialogue. role: system, user or assistant."""
+
+    role: str
+    content: str
+
+
 class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One generate call, as the worker needs it.
 
@@ -39,6 +46,10 @@ class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
         logarithm of probability are given; 0 makes as many as it gives. Where it makes more, or searches with beams,
         tokens come all at once at the end, choice by choice.
     beams: search with beams instead of drawing; None draws.
+    messages: a dialogue, of which the model's chat template makes the prompt; then prompt is None.
+    shrink: max_new_tokens is a wish: where less fits, the answer gets that much.
+    echo: the answer is the prompt itself: its tokens with their text; nothing is generated.
+    embed: the answer is the prompt's embedding, which comes with the ending; nothing is generated.
     """
 
     model: str
@@ -54,6 +65,10 @@ class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     choices: int = 1
     candidates: int = 0
     beams: BeamParams | None = None
+    messages: tuple[Message, ...] = ()
+    shrink: bool = False
+    echo: bool = False
+    embed: bool = False
 
 
 class Logprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -77,24 +92,30 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     logprobs: Logprobs | None = None
 
 
-class JobFinished(msgspec.Struct, frozen=True, tag="finished"):
+class JobFinished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     """The answer is complete.
 
     reason: why the first choice ended; others: why those after it did, empty where the job was cancelled.
     Usage counts this call's prompt (not the session before it) and its new tokens, those of all candidates.
+    embedding: of the prompt, where it was asked for: little-endian float32.
     """
 
     reason: FinishReason
     prompt_tokens: int = 0
     completion_tokens: int = 0
     others: tuple[FinishReason, ...] = ()
+    embedding: bytes = b""
 
 
 class JobFailed(msgspec.Struct, frozen=True, tag="failed"):
-    """The answer broke off. `message` is one line that may be shown to the client."""
+    """The answer broke off. `message` is one line that may be shown to the client.
+
+    lengths: of an answer that is too long: tokens of the prompt, of the answer, and how many may be used.
+    """
 
     code: Code
     message: str
+    lengths: tuple[int, int, int] | None = None
 
 
 Ending = JobFinished | JobFailed

@@ -25,7 +25,8 @@ class Bounds:
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """A job to accept. id: 32 hex digits, chosen by the gateway; deadline_ms: from now."""
+    """A job to accept. id: 32 hex digits, chosen by the gateway; deadline_ms: from now. note: for whoever finds the job
+    by its id, at any gateway, as long as it is known."""
 
     id: str
     request: JobRequest
@@ -34,6 +35,7 @@ class Submission:
     tenant: str = "-"
     priority: str = "interactive"
     session: str | None = None
+    note: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """How the next token is chosen; the only place that checks the bounds of these parameters."""
 
 import math
+from collections.abc import Sized
 
 import msgspec
 
@@ -10,6 +11,7 @@ MAX_LOGPROBS = 20
 MAX_BIASES = 1024
 MAX_STOP_TOKENS = 64
 MAX_BEAMS = 16
+MOST = 2**31 - 1  # of counts and token ids
 
 
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -53,12 +55,23 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     def __post_init__(self) -> None:
         _positive("temperature", self.temperature)
         _positive("repetition_penalty", self.repetition_penalty)
-        if self.top_k < 0:
-            raise InvalidField("top_k", f"`top_k` must be a whole number of at least 0, but is {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise InvalidField("top_p", f"`top_p` must be above 0 and at most 1, but is {self.top_p:g}")
-        if not 0 <= self.seed < 2**63:
-            raise InvalidField("seed", f"`seed` must be a whole number from 0 to 2**63 - 1, but is {self.seed}")
+        _share("top_p", self.top_p)
+        _share("typical_p", self.typical_p)
+        _between("min_p", self.min_p, 0, 1)
+        _between("presence_penalty", self.presence_penalty, -2, 2)
+        _between("frequency_penalty", self.frequency_penalty, -2, 2)
+        _whole("top_k", self.top_k, 0, MOST)
+        _whole("min_tokens", self.min_tokens, 0, MOST)
+        _whole("seed", self.seed, 0, 2**63 - 1)
+        if self.logprobs is not None:
+            _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        _few("logit_bias", self.logit_bias, MAX_BIASES)
+        for id, bias in self.logit_bias.items():
+            _whole("logit_bias", id, 0, MOST)
+            _between("logit_bias", bias, -100, 100)
+        _few("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKENS)
+        for id in self.stop_token_ids:
+            _whole("stop_token_ids", id, 0, MOST)
 
 
 class BeamParams(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -74,7 +87,32 @@ class BeamParams(msgspec.Struct, frozen=True, omit_defaults=True):
     length_penalty: float = 1.0
     early_stopping: bool | None = False
 
+    def __post_init__(self) -> None:
+        _whole("num_beams", self.beams, 2, MAX_BEAMS)
+        _between("length_penalty", self.length_penalty, -10, 10)
+
 
 def _positive(field: str, value: float) -> None:
     if not (math.isfinite(value) and 0 < value <= 100):
         raise InvalidField(field, f"`{field}` must be above 0 and at most 100, but is {value:g}")
+
+
+def _share(field: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise InvalidField(field, f"`{field}` must be above 0 and at most 1, but is {value:g}")
+
+
+def _between(field: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InvalidField(field, f"`{field}` must be from {low:g} to {high:g}, but is {value:g}")
+
+
+def _whole(field: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        most = {MOST: "", 2**63 - 1: " to 2**63 - 1"}.get(high, f" to {high}")
+        raise InvalidField(field, f"`{field}` must be a whole number from {low}{most}, but is {value}")
+
+
+def _few(field: str, value: Sized, most: int) -> None:
+    if len(value) > most:
+        raise InvalidField(field, f"`{field}` may have at most {most} entries, but has {len(value)}")

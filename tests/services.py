@@ -26,6 +26,7 @@ class Service:
         self.name = name
         self.log = log
         self._settings = {f"COROLLA_{key.upper()}": str(value) for key, value in settings.items()}
+        self.arguments: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -34,7 +35,7 @@ class Service:
         before = len(self.lines())
         with self.log.open("ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.name],
+                [sys.executable, "-m", self.name, *self.arguments],
                 cwd=ROOT,
                 env={**environ, "HF_HUB_OFFLINE": "1", **self._settings},
                 stdin=subprocess.DEVNULL,
@@ -72,7 +73,12 @@ class Service:
         """kill -9 of the process; what it leaves behind (children) is ended after it."""
         if self.process is None:
             return
-        self.process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            below = psutil.Process(self.process.pid).children(recursive=True)
+            self.process.kill()
+            for each in below:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
         self.process.wait()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -81,12 +87,15 @@ class Service:
 class Gateway(Service):
     """`python -m gateway` on a free loopback port."""
 
-    def __init__(self, log: Path, redis_url: str, catalog: Path, **settings: str | int | float) -> None:
+    def __init__(
+        self, log: Path, redis_url: str, catalog: Path, files: str = "var/files", **settings: str | int | float
+    ) -> None:
         self.port = free_port()
+        self.files = files
         self.url = f"http://127.0.0.1:{self.port}"
         self.ws_url = f"ws://127.0.0.1:{self.port}/api/v2/generate"
         bind = f"127.0.0.1:{self.port}"
-        super().__init__("gateway", log, redis_url=redis_url, catalog=str(catalog), bind=bind, **settings)
+        super().__init__("gateway", log, redis_url=redis_url, catalog=str(catalog), bind=bind, files=files, **settings)
 
     def is_ready(self) -> bool:
         """Whether the broker answers and a live worker serves the default model."""
@@ -103,3 +112,10 @@ class Worker(Service):
     def registered(self) -> str:
         """The name under which the worker that runs now is known to the broker."""
         return str([line["worker"] for line in self.lines() if line.get("event") == "ready"][-1])
+
+
+class BatchWorker(Service):
+    """`python -m gateway.batch_worker`."""
+
+    def __init__(self, log: Path, redis_url: str, catalog: Path, **settings: str | int | float) -> None:
+        super().__init__("gateway.batch_worker", log, redis_url=redis_url, catalog=str(catalog), **settings)

@@ -28,8 +28,9 @@ FORBIDDEN = {
     r"(?!shared/link\.py)": ("redis",),
     r"(?!worker/petals_|deploy/swarm\.py)": ("petals", "hivemind"),
     r"shared/(messages|sampling|catalog|errors|keys|records|settings)\.py": LOOPS,
-    r"gateway/(petals_ws|petals_fields|petals_words|transcript)\.py": (*LOOPS, *WEB),
-    r"worker/(stopping|detokenizer|prompts)\.py": (*LOOPS, *MODELS),
+    r"gateway/(petals_ws|petals_fields|petals_words|transcript|batch_lines|batch_records)\.py": (*LOOPS, *WEB),
+    r"gateway/openai_(answers|calls|deltas|objects|prompts|render|texts|types|words)\.py": (*LOOPS, *WEB),
+    r"worker/(stopping|detokenizer|prompts|readings|templates)\.py": (*LOOPS, *MODELS),
 }
 ALLOWED = {("deploy/swarm.py", "worker.petals_compat")}
 

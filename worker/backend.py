@@ -1,7 +1,7 @@
 """What the engine needs of a model: a tokenizer, and sessions that take ids and choose the next ones."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from shared.sampling import SamplingParams
@@ -10,14 +10,24 @@ MAX_POSITIONS = 512  # rows x positions that one step may feed: bounds its time,
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back."""
+    """Text to ids and back.
 
+    size: all ids are below it. chat_template: the model's own, in Jinja; None where it has none. marks: its special
+    tokens by the names that such a template has for them (bos_token, eos_token, ...).
+    """
+
+    size: int
+    chat_template: str | None
+    marks: Mapping[str, object]
     bos_id: int | None
     eos_ids: frozenset[int]
     special_ids: frozenset[int]
 
     def encode(self, text: str, fresh: bool) -> list[int]:
         """Ids of `text`. fresh: at the start of a session, with the special tokens (BOS) that belong there."""
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Ids of a text that begins a session and names its special tokens itself."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens kept, spaces untouched; U+FFFD stands for bytes that are no whole character."""
@@ -26,9 +36,9 @@ class Tokenizer(Protocol):
         """The bytes that this token stands for in the middle of a text, perhaps a part of a character."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Draw:
-    """How to choose the next token of one row.
+    """How to choose the tokens of one row: the same object for all of them, so that work for one may help the next.
 
     ids: every id of the row so far, those being fed included; a list that grows from step to step, not a copy.
     start: where the answer begins in it: the penalties and min_tokens look at what was answered, and the number of
@@ -81,6 +91,12 @@ class BackendSession(Protocol):
 
         Raises CorollaError: SWARM where the servers could not do it, CACHE_FULL where they have no room. After any
         error, cancellation included, the session is of no further use and must be closed.
+        """
+
+    async def total(self, ids: Sequence[int]) -> Sequence[float]:
+        """Feed `ids` to its only row, and give the sum of their last hidden states (behind the final norm).
+
+        At most MAX_POSITIONS. Raises as `step` does.
         """
 
     async def close(self) -> None:

@@ -13,7 +13,7 @@ from worker.answer import Answer
 from worker.backend import Choice, Draw, Tokenizer
 from worker.beams import BeamSearch
 from worker.models import Served
-from worker.prompts import Plan, make_plan
+from worker.prompts import Plan, make_plan, write_prompt
 
 _HARMLESS = SamplingParams()
 _ONE_ONLY = "A session goes on with one answer: there cannot be several of them, nor beam search"
@@ -58,6 +58,7 @@ def begin(claim: Claim, served: Served) -> Answers:
     if session and (rows > 1 or request.beams):
         raise CorollaError(Code.INVALID, _ONE_ONLY)
     tokenizer = served.backend.tokenizer
+    request = write_prompt(request, served.template, tokenizer)
     plan = make_plan(request, session, session.max_length if session else served.max_length, tokenizer)
     if request.beams:
         return Beams(request, plan, tokenizer, request.beams, len(claim.log))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
-from shared.errors import Code, CorollaError
+from shared.errors import Code, CorollaError, TooLong
 from shared.messages import JobFailed
 from shared.records import Claim
 from worker.metrics import Metrics
@@ -125,6 +125,8 @@ class Engine:
             await run.decode(self._models[run.claim.request.model], self._sessions)
         except LeftToOthersError:
             run.outbox.lose()
+        except TooLong as error:
+            run.finish(JobFailed(error.code, error.message, error.lengths), None)
         except CorollaError as error:
             run.finish(JobFailed(error.code, error.message), None)
         except Exception as error:  # the job boundary: whatever one job stumbles over, the others go on

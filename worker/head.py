@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from worker.backend import Choice, Draw
-from worker.sampling import choose
+from worker.penalties import Penalties
+from worker.sampling import Sampler, choose
 
 MAX_ROWS = 64  # of one product: bounds its memory, and its time where rows cost time
 SMALL = 2**20  # weights: on a CPU, rows go through so few in less time than a change of threads costs
@@ -24,7 +25,7 @@ class _Ready:
     """Rows of one session, and where their tokens go. hidden: [rows, size]."""
 
     hidden: torch.Tensor
-    draws: Sequence[Draw]
+    rows: list[Penalties]
     chosen: asyncio.Future[list[Choice]]
 
     def answer(self, choices: list[Choice] | Exception) -> None:
@@ -47,6 +48,7 @@ class Head:
         self._norm = norm
         self._weight = weight
         self._small = weight.device.type == "cpu" and self.weights <= SMALL
+        self._sampler = Sampler(len(weight))
         self._ready: deque[_Ready] = deque()
         self._working: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="head")
@@ -54,14 +56,25 @@ class Head:
     async def choose(self, hidden: torch.Tensor, draws: Sequence[Draw]) -> list[Choice]:
         """The tokens that follow the rows of `hidden` [rows, size], which is on the CPU.
 
-        Raises FloatingPointError where a row is not finite.
+        Raises FloatingPointError where a row is not finite, InvalidField for a rule that its vocabulary cannot have.
         """
         loop = asyncio.get_running_loop()
-        ready = _Ready(hidden, draws, loop.create_future())
+        ready = _Ready(hidden, self._sampler.admit(draws), loop.create_future())
         self._ready.append(ready)
         if not self._working:
             self._working = loop.create_task(self._work())
         return await ready.chosen
+
+    @torch.inference_mode()
+    def total(self, hidden: torch.Tensor) -> list[float]:
+        """The sum of the normed rows of `hidden` [rows, size].
+
+        Raises FloatingPointError where a row is not finite.
+        """
+        total = self._norm(hidden.to(self._weight.device, self._weight.dtype)).float().sum(0)
+        if not torch.isfinite(total).all():
+            raise FloatingPointError
+        return list(total.tolist())
 
     def close(self) -> None:
         """End the thread once it has nothing to do."""
@@ -83,10 +96,10 @@ class Head:
     def _take(self) -> list[_Ready]:
         """What goes through the head next, the longest waiting first."""
         batch = [self._ready.popleft()]
-        rows = len(batch[0].draws)
-        while self._ready and rows + len(self._ready[0].draws) <= MAX_ROWS:
+        rows = len(batch[0].rows)
+        while self._ready and rows + len(self._ready[0].rows) <= MAX_ROWS:
             batch.append(self._ready.popleft())
-            rows += len(batch[-1].draws)
+            rows += len(batch[-1].rows)
         return batch
 
     def _compute(self, batch: list[_Ready]) -> list[list[Choice] | Exception]:
@@ -98,7 +111,7 @@ class Head:
         answers: list[list[Choice] | Exception] = []
         start = 0
         for ready in batch:
-            end = start + len(ready.draws)
+            end = start + len(ready.rows)
             answers.append(choices[start:end] if all(finite[start:end]) else FloatingPointError())
             start = end
         return answers
@@ -109,7 +122,7 @@ class Head:
         hidden = torch.cat([ready.hidden for ready in batch]) if len(batch) > 1 else batch[0].hidden
         finite: list[bool] = torch.isfinite(hidden).all(dim=1).tolist()
         logits = project(self._weight, self._norm(hidden.to(self._weight.device, self._weight.dtype)))
-        return choose(logits, [draw for ready in batch for draw in ready.draws]), finite
+        return choose(logits, [row for ready in batch for row in ready.rows]), finite
 
 
 def project(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

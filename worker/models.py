@@ -3,18 +3,24 @@
 import dataclasses
 from collections.abc import Mapping
 
-from shared.catalog import Catalog, Model
+import jinja2
+
+from shared.catalog import Catalog, Chat, Model
 from worker.backend import Backend
 from worker.oracle_backend import OracleBackend
 from worker.settings import Settings
+from worker.templates import Template, make_template
+
+PLAIN = make_template(Chat(), None, {})
 
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """A model, loaded. max_length: tokens that a call without a session may hold."""
+    """A model, loaded. max_length: tokens that a call without a session may hold. template: how dialogues are told."""
 
     backend: Backend
     max_length: int
+    template: Template = PLAIN
 
 
 class LoadError(Exception):
@@ -23,10 +29,17 @@ class LoadError(Exception):
 
 def load(catalog: Catalog, settings: Settings) -> Mapping[str, Served]:
     """Load every model of the catalogue, by key. Blocks, for seconds or minutes. Raises LoadError."""
-    return {
-        key: Served(_load_one(model, catalog, settings), model.chat.max_session_length)
-        for key, model in catalog.models.items()
-    }
+    return {key: _serve(model, _load_one(model, catalog, settings)) for key, model in catalog.models.items()}
+
+
+def _serve(model: Model, backend: Backend) -> Served:
+    own, marks = backend.tokenizer.chat_template, backend.tokenizer.marks
+    try:
+        template = make_template(model.chat, own, marks)
+    except jinja2.TemplateError as error:
+        reason = str(error).partition("\n")[0]
+        raise LoadError(f"the chat template of {model.key} is wrong: {reason}") from error
+    return Served(backend, model.chat.max_session_length, template)
 
 
 def _load_one(model: Model, catalog: Catalog, settings: Settings) -> Backend:

@@ -6,9 +6,12 @@ So every stream can be checked to the byte, whoever made it; load and faults are
 import asyncio
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from worker.backend import Choice, Draw
+
+DIMENSIONS = 32  # of an embedding
 
 _WORDS = 256  # ids below are single bytes; those from here are words
 _BOS = _WORDS + 2**16
@@ -33,12 +36,19 @@ def _word(id: int) -> str:
 class OracleTokenizer:
     """A text is its UTF-8 bytes; ids above are words of four hexadecimal digits and a space, and BOS."""
 
+    size = _BOS + 1
+    chat_template: str | None = None
+    marks: Mapping[str, object] = MappingProxyType({"bos_token": "<s>"})
     bos_id: int | None = _BOS
     eos_ids: frozenset[int] = frozenset()
     special_ids: frozenset[int] = frozenset({_BOS})
 
     def encode(self, text: str, fresh: bool) -> list[int]:
         """The bytes of `text`; a fresh session needs nothing before it."""
+        return list(text.encode())
+
+    def encode_marked(self, text: str) -> list[int]:
+        """The bytes of `text`."""
         return list(text.encode())
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -68,6 +78,12 @@ class OracleSession:
             raise ValueError("fed more ids than the session has room for")
         await asyncio.sleep(self._step_s)
         return [_choose(draw) for draw in draws]
+
+    async def total(self, ids: Sequence[int]) -> Sequence[float]:
+        """Bytes of a hash of the ids, around 0, after the time of a step."""
+        await asyncio.sleep(self._step_s)
+        digest = hashlib.blake2b(struct.pack(f"<{len(ids)}I", *ids), digest_size=DIMENSIONS).digest()
+        return [byte - 127.5 for byte in digest]
 
     async def close(self) -> None:
         """There is nothing to free."""

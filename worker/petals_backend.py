@@ -58,7 +58,17 @@ class PetalsSession:
         try:
             hidden = await self._chain.step(self._embed(ids), parents)
             return await self._head.choose(hidden[:, -1], draws) if draws else []
+        except CorollaError:
+            raise
         except Exception as error:  # what a server, the network or the library raises has no common root
+            raise _translate(error, self._max_length) from error
+
+    async def total(self, ids: Sequence[int]) -> Sequence[float]:
+        """Feed `ids`, and give the sum of their last hidden states; see BackendSession."""
+        try:
+            hidden = await self._chain.step(self._embed([ids]), None)
+            return self._head.total(hidden[0])
+        except Exception as error:  # as with a step
             raise _translate(error, self._max_length) from error
 
     async def close(self) -> None:
@@ -89,7 +99,7 @@ class PetalsBackend:
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False)  # a step that still waits for a thread shall fail, not look cancelled
         _leave(self._manager)
 
     @torch.inference_mode()

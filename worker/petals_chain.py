@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -100,6 +100,8 @@ class _Stream:
         return (await self._receive()).tensors[0]
 
     def _send(self, request: Any) -> None:
+        if self._writer.is_closing():  # uvloop would raise a RuntimeError
+            raise ConnectionResetError
         data = request.SerializeToString()
         length = len(data).to_bytes(P2P.HEADER_LEN, P2P.BYTEORDER)
         self._writer.write(b"".join((P2P.MESSAGE_MARKER, length, data)))

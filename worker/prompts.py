@@ -1,11 +1,15 @@
 """What a job asks for, in ids and numbers: its prompt, and how long its answer may get."""
 
 import dataclasses
+from collections.abc import Iterable
 
-from shared.errors import Code, CorollaError
+import msgspec
+
+from shared.errors import Code, CorollaError, TooLong
 from shared.messages import JobFailed, JobRequest
 from shared.records import SessionSnapshot
 from worker.backend import Tokenizer
+from worker.templates import Template
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,9 @@ def make_plan(request: JobRequest, session: SessionSnapshot | None, capacity: in
 
     Raises CorollaError: INVALID, and TOO_LONG where the answer does not fit and only a whole one is wanted.
     """
+    sampling = request.sampling
+    _check_ids("stop_token_ids", sampling.stop_token_ids, tokenizer)
+    _check_ids("logit_bias", sampling.logit_bias, tokenizer)
     committed = session.ids if session else []
     prompt = encode_prompt(request.prompt, not committed, tokenizer)
     before = committed + prompt
@@ -45,16 +52,31 @@ def make_plan(request: JobRequest, session: SessionSnapshot | None, capacity: in
     wanted = _wanted(request, len(before), room)
     overflow = None
     if wanted > room:
-        overflow = _overflow(len(committed), len(before) + wanted - 1, capacity)
+        overflow = _overflow(len(committed), len(before), wanted, capacity)
         if not (request.partial and room):
-            raise CorollaError(overflow.code, overflow.message)
+            raise TooLong(overflow.message, overflow.lengths)
     held = session.held if session and not prompt else 0
     return Plan(before, len(prompt), held, min(wanted, room), overflow)
 
 
-def encode_prompt(prompt: str | None, fresh: bool, tokenizer: Tokenizer) -> list[int]:
+def write_prompt(request: JobRequest, template: Template, tokenizer: Tokenizer) -> JobRequest:
+    """The request with its dialogue, where it has one, as a prompt, which its template says when to stop after.
+
+    Raises CorollaError(INVALID).
+    """
+    if not request.messages:
+        return request
+    text = template.write(request.messages)
+    ids = tokenizer.encode_marked(text) if template.marked else tokenizer.encode(text, True)
+    return msgspec.structs.replace(request, messages=(), prompt=tuple(ids), stop=(*request.stop, *template.stops))
+
+
+def encode_prompt(prompt: str | tuple[int, ...] | None, fresh: bool, tokenizer: Tokenizer) -> list[int]:
     """Ids of a prompt; none continues a text, or begins one with BOS. Raises CorollaError(INVALID)."""
-    if prompt is not None:
+    if isinstance(prompt, tuple):
+        ids = list(prompt)
+        _check_ids("prompt", ids, tokenizer)
+    elif prompt is not None:
         ids = tokenizer.encode(prompt, fresh)
     else:
         ids = [tokenizer.bos_id] if fresh and tokenizer.bos_id is not None else []
@@ -66,14 +88,22 @@ def encode_prompt(prompt: str | None, fresh: bool, tokenizer: Tokenizer) -> list
 def _wanted(request: JobRequest, before: int, room: int) -> int:
     """Tokens that the request asks for. Without a limit it takes what fits; a partial answer wants more than that."""
     if request.max_new_tokens is not None:
-        return request.max_new_tokens
+        return min(request.max_new_tokens, max(room, 1)) if request.shrink else request.max_new_tokens
     if request.max_length is not None:
         return request.max_length - before
     return room if room and not request.partial else room + 1
 
 
-def _overflow(committed: int, needed: int, capacity: int) -> JobFailed:
+def _overflow(committed: int, before: int, wanted: int, capacity: int) -> JobFailed:
     """The words are Petals' own; clients look for them. The session's last id was not fed yet."""
-    prefix = max(committed - 1, 0)
+    prefix, needed = max(committed - 1, 0), before + wanted - 1
     text = f"prefix {prefix} + current {needed - prefix} exceeds pre-allocated maximum {capacity}"
-    return JobFailed(Code.TOO_LONG, f"Maximum length exceeded: {text}")
+    return JobFailed(Code.TOO_LONG, f"Maximum length exceeded: {text}", (before, wanted, capacity))
+
+
+def _check_ids(field: str, ids: Iterable[int], tokenizer: Tokenizer) -> None:
+    """Raise CorollaError(INVALID) for ids that the model does not have."""
+    for id in ids:
+        if not 0 <= id < tokenizer.size:
+            text = f"`{field}`: {id} is no token id of this model, which has 0 to {tokenizer.size - 1}"
+            raise CorollaError(Code.INVALID, text)

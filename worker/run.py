@@ -2,17 +2,19 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import structlog
 
 from shared.errors import Code, CorollaError
-from shared.messages import Ending, JobFailed
+from shared.messages import Ending, FinishReason, JobFailed, JobFinished
 from shared.records import Claim, SessionCommit
-from worker.backend import Choice
+from worker.backend import MAX_POSITIONS, Choice
 from worker.choices import Answers, begin
 from worker.metrics import Metrics
 from worker.models import Served
 from worker.outbox import Outbox
+from worker.readings import pack, read, spell
 from worker.sessions import Cache, Sessions
 from worker.watchdog import Watchdog
 
@@ -71,6 +73,9 @@ class Run:
 
         Raises LeftToOthersError, and CorollaError where the model cannot do it, or not in time.
         """
+        if self.claim.request.echo or self.claim.request.embed:
+            await self._read(served)
+            return
         # In a thread, because a long prompt takes long.
         answers = await asyncio.to_thread(begin, self.claim, served)
         if not answers.ending and not self.stopped:
@@ -82,6 +87,47 @@ class Run:
             answers.cancel()
         if answers.ending:
             self.finish(answers.ending, answers.commit)
+
+    async def _read(self, served: Served) -> None:
+        """Answer with the prompt itself; see JobRequest.echo and embed."""
+        request = self.claim.request
+        ids = await asyncio.to_thread(read, request, served)
+        embedding = pack(await self._embed(served, ids)) if request.embed else b""
+        if request.echo:
+            spelled = await asyncio.to_thread(list, spell(ids, served.backend.tokenizer, request.show_special))
+            for token in spelled[len(self.claim.log) :]:
+                await self.outbox.has_room()
+                self.outbox.push(token)
+        if self.outbox.lost:
+            raise LeftToOthersError
+        reason = FinishReason.CANCELLED if self.outbox.cancelled else FinishReason.STOP
+        self.finish(JobFinished(reason, len(ids), embedding=embedding), None)
+
+    async def _embed(self, served: Served, ids: Sequence[int]) -> Sequence[float]:
+        """The sum of the prompt's states, over other servers where some failed."""
+        for delay_s in RETRY_DELAYS_S:
+            try:
+                return await self._total(served, ids)
+            except CorollaError as error:
+                if error.code not in _RETRIED:
+                    raise
+                _log.warning("embedding_failed", job=self.claim.job, model=self._model, code=error.code)
+                self._metrics.failures.labels(self._model, error.code).inc()
+            await asyncio.sleep(delay_s)
+        return await self._total(served, ids)
+
+    async def _total(self, served: Served, ids: Sequence[int]) -> Sequence[float]:
+        session = served.backend.open(len(ids))
+        totals = []
+        try:
+            async with asyncio.timeout(self._deadline - time.monotonic()):
+                for start in range(0, len(ids), MAX_POSITIONS):
+                    totals.append(await session.total(ids[start : start + MAX_POSITIONS]))
+        except TimeoutError:
+            raise CorollaError(Code.DEADLINE, LATE) from None
+        finally:
+            await session.close()
+        return [sum(column) for column in zip(*totals, strict=True)]
 
     def finish(self, ending: Ending, commit: SessionCommit | None) -> None:
         """End the job: this goes to the client."""

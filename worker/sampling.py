@@ -1,63 +1,111 @@
-"""From logits to the next token: penalties, limits and the draw.
+"""From logits to the next tokens, for rows with different rules together.
 
-The rules and their order are those of transformers' generate (4.34): RepetitionPenaltyLogitsProcessor, then
-TemperatureLogitsWarper, TopKLogitsWarper and TopPLogitsWarper. Numbers are float32.
-Randomness has no state: a number follows from (seed, position) alone, so a worker continues what another one began.
+Randomness has no state: a number follows from (seed, row, position) alone, so a worker continues what another began.
 """
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
-from shared.sampling import SamplingParams
 from worker.backend import Choice, Draw
+from worker.penalties import Penalties, penalize
+from worker.warpers import warp
+
+Ranks = list[tuple[tuple[int, float], ...]]
 
 
-def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice]:
-    """The next token of every row of `logits` [rows, vocabulary]; a row's choice does not depend on the others."""
-    return [Choice(_choose_one(row, draw)) for row, draw in zip(logits.float(), draws, strict=True)]
+class Sampler:
+    """Chooses tokens of a vocabulary of so many, and keeps what the rules of a row need from token to token."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self._vocabulary = vocabulary
+        self._penalties: WeakKeyDictionary[Draw, Penalties] = WeakKeyDictionary()
+
+    def admit(self, draws: Sequence[Draw]) -> list[Penalties]:
+        """What the rules of these rows need. Raises InvalidField for a rule that this vocabulary cannot have."""
+        found = []
+        for draw in draws:
+            penalties = self._penalties.get(draw)
+            if penalties is None:
+                penalties = self._penalties[draw] = Penalties(draw, self._vocabulary)
+            found.append(penalties)
+        return found
 
 
-def _choose_one(row: torch.Tensor, draw: Draw) -> int:
-    if draw.sampling.repetition_penalty != 1.0:
-        row = penalize(row, draw.ids, draw.sampling.repetition_penalty)
-    if not draw.sampling.do_sample:
-        return int(row.argmax())
-    return pick(warp(row, draw.sampling), uniform(draw.sampling.seed, draw.position))
+def choose(logits: torch.Tensor, rows: Sequence[Penalties]) -> list[Choice]:
+    """The next token of every row of `logits` [rows, vocabulary], in any format, on any device; a row's choice does not
+    depend on the others. What is needed of the logits is brought to the CPU for all rows at once."""
+    draws = [row.draw for row in rows]
+    plain = logits.float()
+    normal = plain.log_softmax(1) if any(_wants_logarithms(draw) for draw in draws) else plain
+    scores = _penalized(plain, normal, rows)
+    chosen = _choose(scores, draws)
+    ranked = _best(scores, [draw.ranked for draw in draws])
+    tops = _best(normal, [draw.sampling.logprobs or 0 for draw in draws])
+    ids: list[int] = chosen.tolist()
+    if normal is plain:
+        return [Choice(id) for id in ids]
+    logprobs: list[float] = normal.gather(1, chosen.unsqueeze(1)).squeeze(1).tolist()
+    return [
+        Choice(ranks[0][0] if ranks else id, None if draw.sampling.logprobs is None else logprob, top, ranks)
+        for id, draw, logprob, top, ranks in zip(ids, draws, logprobs, tops, ranked, strict=True)
+    ]
 
 
-def penalize(row: torch.Tensor, history: Sequence[int], penalty: float) -> torch.Tensor:
-    """Divide positive logits of the ids in `history` by `penalty`, multiply negative ones (arXiv 1909.05858)."""
-    seen = torch.tensor(history, dtype=torch.long, device=row.device)
-    score = row[seen]
-    return row.scatter(0, seen, torch.where(score < 0, score * penalty, score / penalty))
+def _wants_logarithms(draw: Draw) -> bool:
+    return draw.ranked > 0 or draw.sampling.logprobs is not None
 
 
-def warp(row: torch.Tensor, sampling: SamplingParams) -> torch.Tensor:
-    """Apply temperature, then top_k, then top_p; what they rule out becomes -inf."""
-    if sampling.temperature != 1.0:
-        row = row / sampling.temperature
-    if sampling.top_k:
-        weakest = torch.topk(row, min(sampling.top_k, len(row))).values[-1]
-        row = row.masked_fill(row < weakest, -torch.inf)  # ties with the k-th stay
-    if sampling.top_p < 1.0:
-        ascending, order = torch.sort(row)
-        removed = ascending.softmax(-1).cumsum(-1) <= 1 - sampling.top_p
-        removed[-1] = False  # the most probable token always stays
-        row = row.masked_fill(torch.zeros_like(removed).scatter(0, order, removed), -torch.inf)
-    return row
+def _penalized(plain: torch.Tensor, normal: torch.Tensor, rows: Sequence[Penalties]) -> torch.Tensor:
+    """Scores that the rules have changed: of logits, or of their logarithms where beam search wants them."""
+    scores = plain
+    beams = [place for place, row in enumerate(rows) if row.draw.ranked]
+    if beams:
+        index = torch.tensor(beams, device=plain.device)
+        scores = plain.index_copy(0, index, normal[index])
+    changed = [place for place, row in enumerate(rows) if row.any]
+    if not changed:
+        return scores
+    index = torch.tensor(changed, device=plain.device)
+    return scores.index_copy(0, index, penalize(scores[index], [rows[place] for place in changed]))
 
 
-def uniform(seed: int, position: int) -> float:
-    """The random number in [0, 1) of this position: the first word of Philox (Salmon et al. 2011), block `position`.
+def _choose(scores: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+    """The id for each row: [rows]."""
+    chosen = scores.argmax(1)
+    drawn = [place for place, draw in enumerate(draws) if draw.sampling.do_sample and not draw.ranked]
+    if not drawn:
+        return chosen
+    index = torch.tensor(drawn, device=scores.device)
+    numbers = [uniform(draws[place].sampling.seed, draws[place].position, draws[place].row) for place in drawn]
+    warped = warp(scores[index], [draws[place].sampling for place in drawn])
+    return chosen.index_copy(0, index, pick(warped, numbers))
+
+
+def _best(scores: torch.Tensor, counts: Sequence[int]) -> Ranks:
+    """For each row its best ids and their scores, as many as it wants."""
+    most = min(max(counts), scores.shape[1])
+    if not most:
+        return [()] * len(counts)
+    values, ids = scores.topk(most, dim=1)
+    rows = zip(ids.tolist(), values.tolist(), counts, strict=True)
+    return [tuple(zip(ids[:count], values[:count], strict=True)) for ids, values, count in rows]
+
+
+def uniform(seed: int, position: int, row: int = 0) -> float:
+    """The random number in [0, 1) of this place: the first word of Philox (Salmon et al. 2011), key (seed, row), block
+    `position`.
 
     52 of its bits: one bit less than a float has, so that its product with a total, rounded, stays below that total.
     """
-    return float(int(np.random.Philox(key=seed, counter=position).random_raw()) >> 12) * 2.0**-52
+    return float(int(np.random.Philox(key=seed + (row << 64), counter=position).random_raw()) >> 12) * 2.0**-52
 
 
-def pick(row: torch.Tensor, number: float) -> int:
-    """The token at which the cumulative probability first exceeds `number` of the whole; never one that is -inf."""
-    cumulative = row.softmax(-1).double().cumsum(-1)
-    return int(torch.searchsorted(cumulative, cumulative[-1:] * number, right=True))
+def pick(rows: torch.Tensor, numbers: Sequence[float]) -> torch.Tensor:
+    """The token of each row at which the cumulative probability first exceeds its number's part of the whole; never one
+    that is -inf. [rows]"""
+    cumulative = rows.softmax(1).double().cumsum(1)
+    aims = cumulative[:, -1:] * torch.tensor(numbers, dtype=torch.float64, device=rows.device).unsqueeze(1)
+    return torch.searchsorted(cumulative, aims, right=True).squeeze(1)

@@ -1,7 +1,8 @@
 """A model's own tokenizer, as the engine uses it."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import tokenizers
 import transformers
@@ -14,7 +15,17 @@ _LEAD = "\n"
 class FastTokenizer:
     """Text to ids and back, by the rules of a checkpoint's fast tokenizer. May be used by several threads at once."""
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, bos_id: int | None, eos_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        bos_id: int | None,
+        eos_ids: frozenset[int],
+        chat_template: str | None = None,
+        marks: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        self.size = int(tokenizer.get_vocab_size())
+        self.chat_template = chat_template
+        self.marks = marks
         self.bos_id = bos_id
         self.eos_ids = eos_ids
         marked = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
@@ -35,6 +46,10 @@ class FastTokenizer:
             if ids[: len(self._lead)] == self._lead:
                 return ids[len(self._lead) :]
         return list(self._tokenizer.encode(text, add_special_tokens=fresh).ids)
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Ids of a text that begins a session and names its special tokens itself."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens kept, spaces untouched; U+FFFD stands for bytes that are no whole character."""
@@ -81,4 +96,7 @@ def load_tokenizer(source: str, revision: str | None, generation: transformers.G
     eos = generation.eos_token_id if generation.eos_token_id is not None else tokenizer.eos_token_id
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else generation.bos_token_id
     ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    return FastTokenizer(tokenizer.backend_tokenizer, bos, frozenset(ends))
+    own, marks = tokenizer.chat_template, tokenizer.special_tokens_map
+    if isinstance(own, list):  # several by name, of which one is for dialogues without tools
+        own = {each["name"]: each["template"] for each in own}.get("default")
+    return FastTokenizer(tokenizer.backend_tokenizer, bos, frozenset(ends), own, marks)

@@ -1,7 +1,7 @@
 -- Accept a job once, however often it is sent.
 -- KEYS job
 -- ARGV prefix, job, gateway, request, model, priority, tenant, session or '', deadline_ms from now, orphan_ms,
---      finished_ms, bound of the tenant, bound of all
+--      finished_ms, bound of the tenant, bound of all, note
 -- → accepted | known | no session | tenant busy DEPTH | busy DEPTH
 local job, gateway, model, priority, tenant, session = ARGV[2], ARGV[3], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local key = KEYS[1]
@@ -18,7 +18,7 @@ if depth >= tonumber(ARGV[13]) then return { 'busy', depth } end
 
 local now, left = now_ms(), tonumber(ARGV[9])
 redis.call('HSET', key, 'request', ARGV[4], 'model', model, 'priority', priority, 'tenant', tenant, 'session', session,
-  'deadline', now + left, 'last', 0, 'claims', 0, 'stalls', 0, 'epoch', '', 'owner', '')
+  'deadline', now + left, 'last', 0, 'claims', 0, 'stalls', 0, 'epoch', '', 'owner', '', 'note', ARGV[14])
 redis.call('PEXPIRE', key, left + ARGV[11])
 redis.call('SADD', P .. 'sub:' .. job, gateway)
 redis.call('PEXPIRE', P .. 'sub:' .. job, left + ARGV[11])

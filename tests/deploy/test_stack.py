@@ -50,6 +50,7 @@ def test_the_demo_from_start_to_stop(run: Run) -> None:
     ready = sorted(re.sub(r"[\d.]+ s\)$", "", line) for line in runner.lines() if " ready" in line)
     patterns = [
         f"Corolla is ready: http://127.0.0.1:{runner.port} (Ctrl-C stops it; logs are in {runner.state}/log)",
+        "batches ready (",
         f"gateway-1 ready on 127.0.0.1:{runner.port} (",
         r"swarm-0 ready on 127.0.0.1:\d+, blocks 0:\d+ (",
         r"swarm-1 ready on 127.0.0.1:\d+, blocks \d+:\d+ (",

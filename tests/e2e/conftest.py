@@ -38,6 +38,12 @@ repository = "corolla/oracle"
 name = "Oracle"
 backend = "oracle"
 step_ms = 20
+[[families.models]]
+repository = "corolla/alpaca-2"
+aliases = ["chinese-llama-alpaca-2"]
+name = "As older servers have it"
+backend = "oracle"
+chat = { template = "alpaca2", wrap_completions = true }
 """
 
 
@@ -77,7 +83,9 @@ class Stack:
         return (names - done) | pending
 
 
-RESTING = re.compile(r"\{p\}:(job:\w{32}|log:\w{32}|ready:.*|worker:.*|workers|serving:.*)")
+RESTING = re.compile(
+    r"\{p\}:(job:\w{32}|log:\w{32}|ready:.*|worker:.*|workers|serving:.*|file:.*|batch:.*|owned:.*)|rq:.*"
+)
 
 
 def _is_done(client: "redis.Redis", name: str) -> bool:
@@ -89,7 +97,8 @@ def _stack(folder: Path, catalog: str, **settings: str | int) -> Iterator[Stack]
     path.write_text(catalog)
     valkey = Valkey(folder)
     valkey.start()
-    first, second = (Gateway(folder / f"gateway-{number}.log", valkey.url, path) for number in (1, 2))
+    files = str(folder / "files")
+    first, second = (Gateway(folder / f"gateway-{number}.log", valkey.url, path, files=files) for number in (1, 2))
     one, two = (Worker(folder / f"worker-{number}.log", valkey.url, path, **settings) for number in (1, 2))
     stack = Stack(valkey, (first, second), (one, two))
     try:

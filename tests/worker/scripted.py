@@ -37,6 +37,10 @@ class ScriptedSession:
             assert self.rows == [list(draw.ids) for draw in draws]
         return [self._backend.choose(draw) for draw in draws]
 
+    async def total(self, ids: Sequence[int]) -> Sequence[float]:
+        await self.step([ids], ())
+        return [3.0 * len(ids), 0.0, 4.0 * sum(id >= 0 for id in ids)]
+
     def _feed(self, ids: Sequence[Sequence[int]], parents: Sequence[int] | None) -> None:
         assert not self.closed
         assert len({len(row) for row in ids}) == 1

@@ -44,6 +44,9 @@ class LocalSession:
         scores = output.logits[:, -1].log_softmax(-1)
         return [_ranked(row, draw.ranked) for row, draw in zip(scores, draws, strict=bool(draws))]
 
+    async def total(self, ids: Sequence[int]) -> Sequence[float]:
+        raise AssertionError
+
     async def close(self) -> None:
         self._past = None
 

@@ -125,7 +125,7 @@ async def test_an_overflow_gives_nothing_and_changes_nothing(valkey: Valkey) -> 
         await at.ask("s", max_new_tokens=1)
         text, ending = await at.ask("s", prompt="ok", max_new_tokens=1)
         words = f"Maximum length exceeded: prefix {HI} + current 3 exceeds pre-allocated maximum {HI + 2}"
-        assert (text, ending) == ("", JobFailed(Code.TOO_LONG, words))
+        assert (text, ending) == ("", JobFailed(Code.TOO_LONG, words, (HI + 3, 1, HI + 2)))
         assert model.steps == 1
         assert (await at.ask("s", prompt=None, max_new_tokens=2))[0] == "ab"
 
@@ -135,7 +135,7 @@ async def test_a_partial_answer_gives_what_fits(valkey: Valkey) -> None:
         await at.broker.open_session("s", "corolla/test", HI + 2, 60_000, 9)
         text, ending = await at.ask("s", stop=("###",), partial=True)
         words = f"Maximum length exceeded: prefix 0 + current {HI + 3} exceeds pre-allocated maximum {HI + 2}"
-        assert (text, ending) == ("abc", JobFailed(Code.TOO_LONG, words))
+        assert (text, ending) == ("abc", JobFailed(Code.TOO_LONG, words, (HI, HI + 3, HI + 2)))
 
 
 async def test_a_model_s_own_bound_holds_without_a_session(valkey: Valkey) -> None:

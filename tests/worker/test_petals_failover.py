@@ -24,7 +24,7 @@ from tests.worker.petals_model import PROMPTS, expected, loaded
 from worker.petals_chain import StreamChain
 
 JOBS = 4
-LENGTH = 32
+LENGTH = 120
 
 pytestmark = [
     pytest.mark.anyio,
@@ -81,7 +81,10 @@ async def test_answers_go_on_when_servers_die_and_end_clearly_when_none_is_left(
     local = LlamaForCausalLM.from_pretrained(four.model, torch_dtype=torch.float32).eval()
     local.generation_config.eos_token_id = None
     used = _servers_in_use(monkeypatch)
-    async with loaded(four, request_timeout_s=2.0) as backend, desk(valkey, backend, slots=JOBS) as at:
+    async with (
+        loaded(four, request_timeout_s=2.0) as backend,
+        desk(valkey, backend, slots=JOBS, capacity=2 * LENGTH) as at,
+    ):
         answers = [expected(local, backend.tokenizer.encode(prompt, True), LENGTH) for prompt in PROMPTS[:JOBS]]
 
         # given answers under way, when a server that they use is killed: they are exact

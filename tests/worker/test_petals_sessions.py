@@ -27,7 +27,7 @@ from shared.sampling import SamplingParams
 from tests.swarm import CACHE_TOKENS, Swarm
 from tests.worker.petals_model import GREEDY, PROMPTS, answer, expected, loaded, step, until_end, write
 from worker.backend import MAX_POSITIONS, Draw
-from worker.petals_backend import PetalsBackend
+from worker.petals_backend import PetalsBackend, PetalsSession
 from worker.petals_chain import StreamChain
 from worker.petals_public import PublicChain
 
@@ -43,6 +43,13 @@ pytestmark = [
 async def backend(swarm: Swarm, request: pytest.FixtureRequest) -> AsyncIterator[PetalsBackend]:
     async with loaded(swarm, streams=request.param == "streams") as backend:
         yield backend
+
+
+@pytest.fixture(autouse=True)
+def _litter() -> Iterator[None]:
+    """What these tests break is collected while they last, and not as a warning of a test that comes later."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +174,30 @@ async def test_closes_that_fail_are_closes_and_freeze_nothing(
             del session
     await asyncio.to_thread(RemoteExpertWorker.run_coroutine, _collect())
     assert await asyncio.wait_for(answer(backend, ids, 3), 10) == expected(local, ids, 3)
+
+
+async def test_a_stream_that_broke_fails_the_step_and_can_be_closed(swarm: Swarm) -> None:
+    """Its server has died, perhaps: then p2pd closes the connection, which the loop may know before us."""
+    async with loaded(swarm) as backend:
+        session = backend.open(64)
+        await step(session, [5], Draw(GREEDY, [5], 1))
+        await _break(session)
+        with pytest.raises(CorollaError) as caught:
+            await step(session, [6], Draw(GREEDY, [5, 6], 1))
+        assert caught.value.code is Code.SWARM
+        await session.close()
+
+        session = backend.open(64)
+        await step(session, [5], Draw(GREEDY, [5], 1))
+        await _break(session)
+        await session.close()
+
+
+async def _break(session: PetalsSession) -> None:
+    assert isinstance(session._chain, StreamChain)
+    for stream in session._chain._streams:
+        stream._writer.transport.abort()
+        await stream._reader.read()
 
 
 async def test_no_room_for_the_attention_cache_is_said_and_harms_no_other(backend: PetalsBackend, local: Any) -> None:

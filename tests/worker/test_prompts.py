@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 
-from shared.errors import Code, CorollaError
-from shared.messages import JobFailed, JobRequest
+from shared.catalog import Chat
+from shared.errors import Code, CorollaError, TooLong
+from shared.messages import JobFailed, JobRequest, Message
 from shared.records import SessionSnapshot
 from shared.sampling import SamplingParams
 from worker.oracle_backend import OracleTokenizer
-from worker.prompts import Plan, make_plan
+from worker.prompts import Plan, make_plan, write_prompt
+from worker.templates import make_template
 
 OLD = [1, 2, 3, 4]  # ids of a session
 
@@ -67,11 +69,11 @@ def test_the_last_token_needs_no_position() -> None:
 
 
 def test_a_partial_answer_takes_what_fits_and_then_fails() -> None:
-    overflow = JobFailed(Code.TOO_LONG, exceeded(3, 9, 8))
+    overflow = JobFailed(Code.TOO_LONG, exceeded(3, 9, 8), (7, 6, 8))
     assert plan(8, OLD, prompt="abc", max_new_tokens=6, partial=True) == Plan([*OLD, *b"abc"], 3, 0, 2, overflow)
     assert plan(8, OLD, prompt="abc", max_new_tokens=2, partial=True).overflow is None
     # without a limit it always wants more than fits
-    assert plan(8, OLD, partial=True) == Plan(OLD, 0, 0, 5, JobFailed(Code.TOO_LONG, exceeded(3, 6, 8)))
+    assert plan(8, OLD, partial=True) == Plan(OLD, 0, 0, 5, JobFailed(Code.TOO_LONG, exceeded(3, 6, 8), (4, 6, 8)))
     # where nothing fits, nothing comes
     assert failure(6, OLD, prompt="abc", partial=True) == (Code.TOO_LONG, exceeded(3, 4, 6))
     assert failure(6, OLD, prompt="abc", max_new_tokens=9, partial=True) == (Code.TOO_LONG, exceeded(3, 12, 6))
@@ -86,6 +88,38 @@ def test_no_prompt_starts_from_bos_and_continues_without() -> None:
         make_plan(JobRequest("m", SamplingParams(), max_new_tokens=1), None, 10, NoBos())
     with pytest.raises(CorollaError, match="needs `inputs`"):
         make_plan(JobRequest("m", SamplingParams(), prompt="", max_new_tokens=1), None, 10, NoBos())
+
+
+def test_a_wish_gets_what_fits() -> None:
+    assert plan(8, prompt="abc", max_new_tokens=512, shrink=True).limit == 6
+    assert plan(8, prompt="abc", max_new_tokens=2, shrink=True).limit == 2
+    with pytest.raises(TooLong) as raised:
+        plan(2, prompt="abc", max_new_tokens=512, shrink=True)
+    assert raised.value.lengths == (3, 1, 2)
+
+
+def test_a_prompt_of_ids() -> None:
+    assert plan(10, prompt=(7, 8), max_new_tokens=1) == Plan([7, 8], 2, 0, 1, None)
+    assert failure(10, prompt=(7, 65_793), max_new_tokens=1) == (
+        Code.INVALID,
+        "`prompt`: 65793 is no token id of this model, which has 0 to 65792",
+    )
+
+
+@pytest.mark.parametrize("rule", [{"stop_token_ids": (70_000,)}, {"logit_bias": {70_000: 1.0}}])
+def test_ids_that_the_model_does_not_have(rule: dict[str, Any]) -> None:
+    request = JobRequest("m", SamplingParams(**rule), "a", max_new_tokens=1)
+    (field,) = rule
+    with pytest.raises(CorollaError, match=f"`{field}`: 70000 is no token id"):
+        make_plan(request, None, 10, OracleTokenizer())
+
+
+def test_a_dialogue_becomes_a_prompt_and_its_stops() -> None:
+    template = make_template(Chat(), None, {})
+    request = JobRequest("m", SamplingParams(), messages=(Message("user", "hi"),), stop=("x",))
+    written = write_prompt(request, template, OracleTokenizer())
+    assert written.prompt == tuple(b"Human: hi###Assistant:")
+    assert (written.messages, written.stop) == ((), ("x", "###", "</s>"))
 
 
 def test_held_text_comes_when_the_answer_goes_on_but_not_after_a_prompt() -> None:

@@ -1,80 +1,87 @@
-"""Sampling: parity with transformers' processors, and draws that depend on seed and position alone."""
-
-import itertools
+"""The next tokens of rows with different rules, and draws that depend on seed, row and position alone."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import (
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from shared.sampling import SamplingParams
-from worker.backend import Draw
-from worker.sampling import choose, penalize, pick, uniform, warp
+from tests.worker.rules import EOS, PROMPT, SAID, VOCABULARY, logits, processed, samplings, warped
+from worker.backend import Choice, Draw
+from worker.sampling import Sampler, choose, pick, uniform
 
-HISTORY = (3, 1, 4, 1, 5, 92, 65, 35)
-
-
-def _logits(seed: int, rows: int = 1, vocabulary: int = 300, coarse: bool = False) -> torch.Tensor:
-    logits = torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(seed)) * 4
-    return logits.round() if coarse else logits  # coarse logits have many ties
+EXAMPLES = settings(deadline=None, max_examples=100, derandomize=True)
 
 
-def _reference(logits: torch.Tensor, sampling: SamplingParams) -> torch.Tensor:
-    """What transformers' generate makes of the logits before it draws."""
-    processors = LogitsProcessorList()
-    if sampling.repetition_penalty != 1:
-        processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-    if sampling.temperature != 1:
-        processors.append(TemperatureLogitsWarper(sampling.temperature))
-    if sampling.top_k:
-        processors.append(TopKLogitsWarper(sampling.top_k))
-    if sampling.top_p < 1:
-        processors.append(TopPLogitsWarper(sampling.top_p))
-    processed: torch.Tensor = processors(torch.tensor([HISTORY]), logits)
-    return processed[0]
+def _draw(sampling: SamplingParams, position: int = len(SAID), row: int = 0, ranked: int = 0) -> Draw:
+    ids = PROMPT + (SAID * 1000)[:position]
+    return Draw(sampling, ids, len(PROMPT), row, frozenset({EOS}), ranked)
 
 
-@pytest.mark.parametrize("coarse", [False, True])
-@pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p", "penalty"),
-    list(itertools.product([0.01, 0.6, 1.0, 7.5], [0, 1, 40, 1000], [1e-6, 0.1, 0.9, 1.0], [0.5, 1.0, 1.2])),
-)
-def test_processed_logits_equal_those_of_transformers(
-    temperature: float, top_k: int, top_p: float, penalty: float, coarse: bool
-) -> None:
-    sampling = SamplingParams(True, temperature, top_k, top_p, penalty)
-    for seed in range(5):
-        row = _logits(seed, coarse=coarse)[0]
-        penalized = penalize(row, HISTORY, penalty) if penalty != 1 else row
-        assert torch.equal(warp(penalized, sampling), _reference(row[None].clone(), sampling))
+def _choose(rows: torch.Tensor, draws: list[Draw]) -> list[Choice]:
+    return choose(rows, Sampler(rows.shape[1]).admit(draws))
+
+
+def _id(row: torch.Tensor, draw: Draw) -> int:
+    (choice,) = _choose(row.unsqueeze(0), [draw])
+    return choice.id
 
 
 def test_greedy_takes_the_best_of_the_penalized_logits_and_nothing_else() -> None:
     sampling = SamplingParams(do_sample=False, temperature=5.0, top_k=1, top_p=0.1, repetition_penalty=50.0)
-    row = torch.zeros(100)
+    row = torch.zeros(VOCABULARY)
     row[92] = 9.0  # in the history: divided by the penalty
-    row[7] = 1.0
-    assert choose(row[None], [Draw(sampling, HISTORY, 0)]) == [7]
+    row[77] = 1.0
+    assert _id(row, _draw(sampling)) == 77
 
 
-def test_a_row_does_not_depend_on_its_neighbours() -> None:
-    logits = _logits(1, rows=8)
-    draws = [Draw(SamplingParams(True, 2.0, seed=row), HISTORY, 5) for row in range(8)]
-    alone = [choose(logits[row : row + 1], [draws[row]])[0] for row in range(8)]
-    assert choose(logits, draws) == alone
+@EXAMPLES
+@given(st.lists(samplings(st.booleans()), min_size=2, max_size=6), st.integers(0, 1000))
+def test_rows_with_any_rules_get_together_what_they_get_alone(params: list[SamplingParams], seed: int) -> None:
+    rows = logits(seed, rows=len(params))
+    draws = [_draw(each, row=row) for row, each in enumerate(params)]
+    alone = [_choose(rows[row : row + 1], [draw])[0] for row, draw in enumerate(draws)]
+    assert _choose(rows, draws) == alone
+
+
+@EXAMPLES
+@given(samplings(st.just(True)), st.integers(0, 1000))
+def test_a_draw_is_one_of_those_that_transformers_would_leave(sampling: SamplingParams, seed: int) -> None:
+    row = logits(seed)
+    assert warped(processed(row, sampling), sampling)[0, _id(row[0], _draw(sampling))] > -torch.inf
 
 
 def test_lower_precision_is_widened_first() -> None:
-    logits = _logits(2).bfloat16()
-    draw = Draw(SamplingParams(True, 3.0, top_p=0.95, seed=8), HISTORY, 3)
-    assert choose(logits, [draw]) == choose(logits.float(), [draw])
+    row = logits(2).bfloat16()
+    draw = _draw(SamplingParams(True, 3.0, top_p=0.95, seed=8))
+    assert _choose(row, [draw]) == _choose(row.float(), [draw])
+
+
+def test_logprobs_are_those_of_the_model_before_any_rule() -> None:
+    rows = logits(5, rows=3)
+    heavy = SamplingParams(logit_bias={17: 100.0}, logprobs=3)
+    none, chosen, top = _choose(rows, [_draw(SamplingParams()), _draw(SamplingParams(logprobs=0)), _draw(heavy)])
+    normal = rows.log_softmax(1)
+    assert (none.logprob, none.top) == (None, ())
+    assert (chosen.id, chosen.logprob, chosen.top) == (int(rows[1].argmax()), float(normal[1].max()), ())
+    assert (top.id, top.logprob) == (17, float(normal[2, 17]))
+    values, ids = normal[2].topk(3)
+    assert top.top == tuple(zip(ids.tolist(), values.tolist(), strict=True))
+
+
+def test_beam_search_gets_the_best_of_the_penalized_logarithms_and_draws_nothing() -> None:
+    rows = logits(6, rows=2)
+    sampling = SamplingParams(True, 9.0, repetition_penalty=1.5, seed=3)
+    plain, ranked = _choose(rows, [_draw(SamplingParams()), _draw(sampling, ranked=5)])
+    assert plain == Choice(int(rows[0].argmax()))
+    values, ids = processed(rows[1:].log_softmax(1), sampling)[0].topk(5)
+    assert ranked.ranked == tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    assert ranked.id == ids[0]
+
+
+def test_rows_of_one_seed_draw_different_numbers() -> None:
+    assert len({uniform(5, 7, row) for row in range(16)}) == 16
+    assert uniform(5, 7, 0) == uniform(5, 7)
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 2**31))
@@ -110,18 +117,25 @@ def test_numbers_of_one_seed_and_of_one_position_are_uniform_and_unrelated() -> 
 
 def test_draws_follow_the_distribution() -> None:
     sampling = SamplingParams(do_sample=True, temperature=1.5, top_k=12, top_p=0.9, seed=1)
-    row = _logits(4)[0]
-    probabilities = warp(row, sampling).softmax(-1)
-    draws = [choose(row[None], [Draw(sampling, HISTORY, position)])[0] for position in range(4000)]
-    counts = torch.bincount(torch.tensor(draws), minlength=len(row))
+    row = logits(4)
+    probabilities = warped(row, sampling)[0].softmax(-1)
+    numbers = [uniform(1, position) for position in range(4000)]
+    counts = torch.bincount(pick(warped(row, sampling).expand(4000, -1), numbers), minlength=VOCABULARY)
     possible = probabilities > 0
     assert int(possible.sum()) > 3
     assert int(counts[~possible].sum()) == 0
     assert _p_value(counts[possible], probabilities[possible]) > 0.001
 
 
-@settings(deadline=None)
+@pytest.mark.parametrize("position", [0, 1, 500])
+def test_a_draw_uses_the_number_of_its_place(position: int) -> None:
+    sampling = SamplingParams(do_sample=True, seed=9)
+    row = logits(4)
+    assert _id(row[0], _draw(sampling, position, row=2)) == int(pick(row, [uniform(9, position, 2)]))
+
+
+@EXAMPLES
 @given(st.integers(0, 1000), st.sampled_from([0.0, 0.5, 1 - 2.0**-52]))
 def test_what_is_ruled_out_is_never_drawn(seed: int, number: float) -> None:
-    row = warp(_logits(seed)[0], SamplingParams(True, top_k=3))
-    assert row[pick(row, number)] > -torch.inf
+    rows = warped(logits(seed), SamplingParams(True, top_k=3))
+    assert rows[0, int(pick(rows, [number]))] > -torch.inf

@@ -17,7 +17,7 @@ ROOM = 100
 
 
 @pytest.fixture
-def backend(anyio_backend: str) -> ScriptedBackend:
+def backend(anyio_backend: object) -> ScriptedBackend:
     return ScriptedBackend(byte_level(), "abcdef")
 
 

@@ -1,0 +1,70 @@
+"""What the endpoints of the OpenAI API share: whose request it is, which jobs it becomes, and how it is refused."""
+
+import hashlib
+import itertools
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.bodies import BodyRefused
+from gateway.errors import failure_answer
+from gateway.gateway import Gateway, new_id
+from gateway.openai_words import failure_for, failure_of, no_worker
+from gateway.patience import BRIEF_S, patiently
+from shared.errors import CorollaError
+from shared.messages import FinishReason, JobFinished
+
+MAX_USER_CHARS = 64
+
+
+async def require_worker(gateway: Gateway, model: str) -> None:
+    """Return where a live worker serves the model of that key. Raises CorollaError(SWARM)."""
+    live = await patiently(lambda: gateway.broker.live_workers([model]), BRIEF_S)
+    if not live[model]:
+        raise no_worker(model)
+
+
+def tenant_of(request: Request, user: str | None) -> str:
+    """Whose turn in the queue a job takes: the client's address, and the user whom it names."""
+    client = request.client.host if request.client else "-"
+    return f"{client} {ascii(user)[1:-1][:MAX_USER_CHARS]}" if user else client
+
+
+def job_ids(first: str, count: int) -> list[str]:
+    """The ids of a request's jobs, which all follow from the first one: that is what the client knows it by."""
+    others = (hashlib.blake2b(f"{first} {number}".encode(), digest_size=16) for number in range(1, count))
+    return [first, *(other.hexdigest() for other in others)]
+
+
+async def choose_id(gateway: Gateway, request: Request, body: bytes) -> str:
+    """The id of a request's first job: a new one, or what follows from its Idempotency-Key.
+
+    The same key with the same body is the same job, as long as that is known; but not where it was cancelled: then the
+    client that left before the end would be told half an answer.
+    """
+    key = request.headers.get("idempotency-key")
+    if not key:
+        return new_id()
+    whose = request.headers.get("authorization", "")
+    digest = hashlib.blake2b(body, digest_size=32)
+    for number in itertools.count():
+        parts = (digest.hexdigest(), request.url.path, whose, key, str(number))
+        job = hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+        if not await _is_cancelled(gateway, job):
+            return job
+    raise AssertionError
+
+
+async def _is_cancelled(gateway: Gateway, job: str) -> bool:
+    attached = await patiently(lambda: gateway.broker.attach(job, gateway.hub.gateway, 0), BRIEF_S)
+    endings = [entry.ending for entry in attached.entries if entry.ending] if attached else []
+    return any(isinstance(ending, JobFinished) and ending.reason is FinishReason.CANCELLED for ending in endings)
+
+
+def refusal(error: CorollaError) -> Response:
+    """The answer for an error before anything was sent."""
+    if isinstance(error, BodyRefused):
+        answer = failure_answer(failure_for(error.status, error.message))
+        answer.headers["connection"] = "close"
+        return answer
+    return failure_answer(failure_of(error))
