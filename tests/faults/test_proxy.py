@@ -46,10 +46,22 @@ async def echoing(echo: Echo) -> AsyncIterator[Proxy]:
         await until_async(lambda: not echo.talking)
 
 
+_writers: list[asyncio.StreamWriter] = []
+
+
+@pytest.fixture(autouse=True)
+async def _close() -> AsyncIterator[None]:
+    yield
+    for writer in _writers:
+        writer.close()
+    _writers.clear()
+
+
 async def connect(proxy: Proxy) -> Ends:
     host, port = proxy.url.removeprefix("redis://").removesuffix("/0").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    _writers.append(writer)
     return reader, writer
 
 

@@ -1,0 +1,119 @@
+"""A client that reads one long answer over whatever happens, and checks every byte of it."""
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
+
+from tests.dialogue import Dialogue, Reply, dialogue
+from worker.oracle_backend import text
+
+TOKEN_CHARS = 5
+PAUSE_S = 0.05
+LOST = (OSError, EOFError, ConnectionClosed, InvalidHandshake, InvalidMessage)
+
+
+@dataclasses.dataclass
+class Reader:
+    """One answer of `tokens` tokens with that seed. urls: of gateways, tried in turn; hits: connections lost.
+
+    silences: (from, to) on the clock of time.monotonic, between tokens. failure: what the server said was wrong.
+    """
+
+    urls: Sequence[str]
+    seed: int
+    tokens: int
+    got: str = ""
+    hits: int = 0
+    job: str | None = None
+    failure: str | None = None
+    resumed_s: list[float] = dataclasses.field(default_factory=list)
+    silences: list[tuple[float, float]] = dataclasses.field(default_factory=list)
+    _session: str | None = None
+    _after: int = 0
+    _ended: bool = False
+    _heard: float = 0.0
+
+    @property
+    def exact(self) -> bool:
+        """Whether the text is what it must be, to the byte."""
+        return self.failure is None and self.got == text(self.seed, 0, self.tokens)
+
+    @property
+    def position(self) -> int:
+        """Tokens that have come."""
+        return len(self.got) // TOKEN_CHARS
+
+    @property
+    def silence_s(self) -> float:
+        """The longest one."""
+        return max((end - begin for begin, end in self.silences), default=0.0)
+
+    async def read(self) -> None:
+        """Read it, and come back wherever the connection is lost."""
+        self._heard = time.monotonic()
+        number = self.seed
+        while not self._ended:
+            lost = time.monotonic()
+            with contextlib.suppress(*LOST):
+                async with dialogue(self.urls[number % len(self.urls)], ping_interval=None) as socket:
+                    async for reply in self._replies(socket):
+                        if self.hits and not self.silences_since(lost):
+                            self.resumed_s.append(time.monotonic() - lost)
+                        self._take(reply)
+            if not self._ended:
+                self.hits += 1
+                number += 1
+                await asyncio.sleep(PAUSE_S)
+
+    def silences_since(self, moment: float) -> bool:
+        """Whether a token has come since then."""
+        return bool(self.silences) and self.silences[-1][1] > moment
+
+    async def _replies(self, socket: Dialogue) -> AsyncIterator[Reply]:
+        if self.job is None:
+            opened = await socket.open(max_length=self.tokens + 100, resumable=True)
+            self._session = opened["session_id"]
+            async for reply in socket.generate(inputs="hi", max_new_tokens=1, stop_sequence=self._stop, seed=self.seed):
+                yield reply
+        else:
+            await socket.send({"type": "resume", "session_id": self._session, "job_id": self.job, "after": self._after})
+            async for reply in socket.replies():
+                yield reply
+
+    @property
+    def _stop(self) -> str:
+        return text(self.seed, self.tokens - 1, 1)
+
+    def _take(self, reply: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if not reply["ok"]:
+            self.failure, self._ended = reply["traceback"], True
+            return
+        self.job, self._after = reply["job_id"], reply["seq"]
+        self.got += reply["outputs"]
+        self.silences.append((self._heard, now))
+        self._heard = now
+        self._ended = reply["stop"]
+
+
+async def read_all(readers: Sequence[Reader]) -> None:
+    """Read all of them at the same time; every one must be exact."""
+    await asyncio.gather(*(reader.read() for reader in readers))
+    check(readers)
+
+
+def check(readers: Sequence[Reader]) -> None:
+    """Every answer must be exact."""
+    wrong = [(reader.seed, reader.position, reader.failure) for reader in readers if not reader.exact]
+    assert not wrong, f"{len(wrong)} of {len(readers)} answers are not exact (seed, tokens, failure): {wrong[:5]}"
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which that share of them lies; 0 where there are none."""
+    ordered = sorted(values)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
