@@ -30,6 +30,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.engine
 	$(BIN)/python -m tests.bench.head --dtype bfloat16
 	$(BIN)/python -m tests.bench.head --dtype float32
+	$(BIN)/python -m tests.bench.first_byte
 
 clean:
 	rm -rf .venv var

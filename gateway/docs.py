@@ -89,9 +89,8 @@ def _content(content: dict[str, Any]) -> str:
 
 def _about(schema: dict[str, Any]) -> str:
     """Of a stream: what its events are."""
-    if "contentSchema" not in schema:
-        return ""
-    return f" of {_kind(schema['contentSchema'])}: {_marked(schema['description'])}"
+    data = schema.get("properties", {}).get("data")
+    return f": events with data, {_kind(data['contentSchema'])}. {_marked(data['description'])}" if data else ""
 
 
 def _type(name: str, schema: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from shared.errors import InvalidField
+from shared.sampling import MOST
 
 MAX_CHOICES = 16
 MAX_PROMPTS = 128
@@ -21,6 +22,7 @@ MAX_BATCHES = 100
 
 Binary = Annotated[str, Meta(extra_json_schema={"format": "binary"})]
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+TokenId = Annotated[int, Meta(ge=0, le=MOST)]
 Stop = Annotated[str, Meta(max_length=MAX_STOP_CHARS)]
 
 
@@ -71,7 +73,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
 class CompletionRequest(Common, frozen=True, kw_only=True):
     """POST /v1/completions."""
 
-    prompt: str | list[str | int | list[int]] | None = None
+    prompt: str | list[str | TokenId | list[TokenId]] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     echo: bool | None = None
 
@@ -113,14 +115,14 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
 class DetokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     """POST /v1/detokenize."""
 
-    tokens: list[int]
+    tokens: list[TokenId]
     model: str | None = None
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """POST /v1/embeddings. dimensions: only the model's own number of them can be had."""
 
-    input: str | list[str | int | list[int]]
+    input: str | list[str | TokenId | list[TokenId]]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None

@@ -178,9 +178,11 @@ def _content(operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
     if operation.answer:
         content[operation.gives] = {"schema": schemas[operation.answer]}
     if operation.streams:
-        about = "Events, `data:` and an object each; the last one is `data: [DONE]`."
-        schema = {"type": "string", "description": about, "contentSchema": schemas[operation.streams]}
-        content["text/event-stream"] = {"schema": schema}
+        about = "The last event's data is `[DONE]`, all others' an object."
+        data = {"type": "string", "description": about, "contentSchema": schemas[operation.streams]}
+        content["text/event-stream"] = {
+            "schema": {"type": "object", "properties": {"data": data}, "required": ["data"]}
+        }
     return content
 
 

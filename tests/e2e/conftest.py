@@ -44,6 +44,11 @@ aliases = ["chinese-llama-alpaca-2"]
 name = "As older servers have it"
 backend = "oracle"
 chat = { template = "alpaca2", wrap_completions = true }
+[[families.models]]
+repository = "corolla/short"
+name = "Short answers"
+backend = "oracle"
+chat = { max_session_length = 64 }
 """
 
 

@@ -16,6 +16,7 @@ from shared.keys import Keys
 from shared.link import Link
 from shared.shelf import Shelf
 from tests.e2e.conftest import ORACLES
+from tests.e2e.test_clients import run_suite
 from tests.services import BatchWorker, Gateway, Worker
 from tests.valkey import Valkey
 from tests.waiting import until
@@ -271,6 +272,12 @@ def test_all_workers_are_killed(batches: Batches, server: Valkey) -> None:
     batches.worker.start()
     batch = batches.ended(id, "completed")
     assert texts(batches.results(batch["output_file_id"])) == expected(range(1, 13), 40)
+
+
+@pytest.mark.parametrize("pins", ["openai2", "openai3"])
+@pytest.mark.timeout(600)
+def test_the_official_client(batches: Batches, pins: str) -> None:
+    run_suite(pins, "batches", {"COROLLA_URL": batches.gateway.url})
 
 
 def _children(runner: BatchWorker) -> list[psutil.Process]:

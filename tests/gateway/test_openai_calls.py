@@ -328,3 +328,8 @@ def test_models() -> None:
 
 def test_unknown_fields() -> None:
     assert unknown_fields({"prompt": "x", "colour": 1, "messages": []}, CompletionRequest) == ["colour", "messages"]
+
+
+@pytest.mark.parametrize("prompt", [[2**64], [[-1]], [[1], [2**31]]])
+def test_ids_that_no_model_can_have(prompt: Any) -> None:
+    assert refused(prompt=prompt) == "prompt"
