@@ -49,7 +49,6 @@ def dice() -> random.Random:
 class Stack:
     """A broker behind a proxy, gateways and workers over it."""
 
-    folder: Path
     valkey: Valkey
     proxy: Proxy
     gateways: list[Gateway]
@@ -66,11 +65,12 @@ class Stack:
 
     def owned(self) -> dict[str, set[str]]:
         """Jobs that run, by the name of their worker."""
+        client = self.valkey.client
         found: dict[str, set[str]] = {worker.registered: set() for worker in self.workers}
-        for key in self.valkey.client.scan_iter("{p}:job:*"):
-            state, owner = (self.valkey.client.hget(key, name) for name in ("state", "owner"))
-            if state == b"running" and owner:
-                found.setdefault(str(owner, "ascii"), set()).add(str(key, "ascii").removeprefix("{p}:job:"))
+        for job in (str(key, "ascii").removeprefix("{p}:job:") for key in client.scan_iter("{p}:job:*")):
+            state, owner = client.hmget(f"{{p}}:job:{job}", "state", "owner")
+            if state == b"running" and isinstance(owner, bytes):
+                found.setdefault(str(owner, "ascii"), set()).add(job)
         return found
 
     def metric(self, gateway: Gateway, name: str) -> float:
@@ -108,19 +108,14 @@ async def running_stack(
     """All of it, ready, with these settings of the gateways; in the end nothing may be left in the broker."""
     valkey = Valkey(folder)
     valkey.start()
-    catalog = folder / "catalog.toml"
+    catalog, files = folder / "catalog.toml", str(folder / "files")
     catalog.write_text(CATALOG.format(step_ms=step_ms))
     async with Proxy(valkey.port) as proxy:
-        own = {name: value for name, value in settings.items() if name not in ("slots",)}
         stack = Stack(
-            folder,
             valkey,
             proxy,
-            [Gateway(folder / f"gateway-{n}.log", proxy.url, catalog, **own) for n in range(gateways)],
-            [
-                Worker(folder / f"worker-{n}.log", proxy.url, catalog, slots=settings.get("slots", 32))
-                for n in range(workers)
-            ],
+            [Gateway(folder / f"gateway-{n}.log", proxy.url, catalog, files, **settings) for n in range(gateways)],
+            [Worker(folder / f"worker-{n}.log", proxy.url, catalog, slots=slots) for n in range(workers)],
         )
         try:
             await start(stack)
