@@ -23,6 +23,8 @@ from tests.waiting import until, until_async
 
 FULL = os.environ.get("COROLLA_FAULTS") == "full"
 SEED = int(os.environ.get("COROLLA_SEED", random.randrange(2**31)))
+# In the short form all times of leases are shorter too.
+LEASE_S = 8.0 if FULL else 2.0
 CATALOG = """
 [[families]]
 name = "Oracle"
@@ -115,7 +117,18 @@ async def running_stack(
             valkey,
             proxy,
             [Gateway(folder / f"gateway-{n}.log", proxy.url, catalog, files, **settings) for n in range(gateways)],
-            [Worker(folder / f"worker-{n}.log", proxy.url, catalog, slots=slots) for n in range(workers)],
+            [
+                Worker(
+                    folder / f"worker-{n}.log",
+                    proxy.url,
+                    catalog,
+                    slots=slots,
+                    lease_ms=int(1000 * LEASE_S),
+                    beat_s=LEASE_S / 4,
+                    reap_s=LEASE_S / 8,
+                )
+                for n in range(workers)
+            ],
         )
         try:
             await start(stack)
@@ -126,7 +139,9 @@ async def running_stack(
 
 
 async def start(stack: Stack) -> None:
-    """Start everything that does not run."""
+    """Start everything that does not run, and wait until the gateways are ready."""
+    if not stack.valkey.runs:
+        await asyncio.to_thread(stack.valkey.start)
     for service in (*stack.workers, *stack.gateways):
         if service.process is None or service.process.poll() is not None:
             await asyncio.to_thread(service.start)
@@ -134,8 +149,17 @@ async def start(stack: Stack) -> None:
         await asyncio.to_thread(until, gateway.is_ready)
 
 
-@pytest.fixture
-async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
-    """Two workers, two gateways, 20 ms a token."""
-    async with running_stack(tmp_path) as stack:
+@pytest.fixture(scope="package")
+async def _stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    async with running_stack(tmp_path_factory.mktemp("stack")) as stack:
         yield stack
+
+
+@pytest.fixture
+async def stack(_stack: Stack) -> AsyncIterator[Stack]:
+    """Two workers, two gateways, 20 ms a token; all of it runs, and nothing is left of the test before."""
+    await start(_stack)
+    yield _stack
+    _stack.proxy.heal()
+    await start(_stack)
+    await _stack.rests()

@@ -80,6 +80,12 @@ class Proxy:
         finally:
             self._open.set()
 
+    def heal(self) -> None:
+        """Be a plain link again."""
+        self.delay_s, self.bytewise = 0.0, False
+        self._loss = Loss(0, 0)
+        self._open.set()
+
     def lose(self, loss: Loss) -> None:
         """Lose replies, counted from now."""
         self._loss, self.replies = loss, 0

@@ -15,7 +15,7 @@ from worker.oracle_backend import text
 
 TOKEN_CHARS = 5
 PAUSE_S = 0.05
-LOST = (OSError, EOFError, ConnectionClosed, InvalidHandshake, InvalidMessage)
+LOST = (OSError, EOFError, InvalidHandshake, InvalidMessage)
 
 
 @dataclasses.dataclass
@@ -23,6 +23,7 @@ class Reader:
     """One answer of `tokens` tokens with that seed. urls: of gateways, tried in turn; hits: connections lost.
 
     silences: (from, to) on the clock of time.monotonic, between tokens. failure: what the server said was wrong.
+    codes: of the closes that came (RFC 6455, 7.4.1); 1006 where the connection just broke.
     resumed_s: from each loss of the connection to the next token.
     """
 
@@ -34,6 +35,7 @@ class Reader:
     ended: bool = False
     job: str | None = None
     failure: str | None = None
+    codes: list[int] = dataclasses.field(default_factory=list)
     resumed_s: list[float] = dataclasses.field(default_factory=list)
     silences: list[tuple[float, float]] = dataclasses.field(default_factory=list)
     _session: str | None = None
@@ -60,11 +62,15 @@ class Reader:
         """Read it, and come back wherever the connection is lost, at the next gateway."""
         self._heard = time.monotonic()
         while not self.ended:
-            with contextlib.suppress(*LOST):
-                url = self.urls[(self.seed + self.hits) % len(self.urls)]
+            url = self.urls[(self.seed + self.hits) % len(self.urls)]
+            try:
                 async with dialogue(url, ping_interval=None) as socket:
                     async for reply in self._replies(socket):
                         self._take(reply)
+            except ConnectionClosed as closed:
+                self.codes.append(closed.rcvd.code if closed.rcvd else 1006)
+            except LOST:
+                pass  # the gateway is away
             if not self.ended:
                 self.hits += 1
                 self._lost = self._lost or time.monotonic()
