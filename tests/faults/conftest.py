@@ -26,6 +26,8 @@ SEED = int(os.environ.get("COROLLA_SEED", random.randrange(2**31)))
 # In the short form all times of leases are shorter too.
 LEASE_S = 8.0 if FULL else 2.0
 REST_S = 20.0
+# Bounds of time are those of a quiet machine; the short form runs beside whatever else goes on.
+BUSY = 1 if FULL else 10
 CATALOG = """
 [[families]]
 name = "Oracle"
@@ -75,6 +77,11 @@ class Stack:
             if state == b"running" and isinstance(owner, bytes):
                 found.setdefault(str(owner, "ascii"), set()).add(job)
         return found
+
+    def waiting(self) -> int:
+        """Jobs that were accepted and are not yet offered to workers."""
+        count = self.valkey.client.hget("{p}:waiting", "*")
+        return int(count) if isinstance(count, bytes) else 0
 
     def metric(self, gateway: Gateway, name: str) -> float:
         """A gateway's metric without labels."""
