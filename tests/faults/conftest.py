@@ -11,7 +11,6 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.e2e.conftest import RESTING
@@ -82,11 +81,6 @@ class Stack:
         """Jobs that were accepted and are not yet offered to workers."""
         count = self.valkey.client.hget("{p}:waiting", "*")
         return int(count) if isinstance(count, bytes) else 0
-
-    def metric(self, gateway: Gateway, name: str) -> float:
-        """A gateway's metric without labels."""
-        lines = httpx.get(f"{gateway.url}/metrics").text.splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
     def leftovers(self) -> set[str]:
         """Keys that a system at rest does not hold, jobs that have not ended, and entries that are pending."""

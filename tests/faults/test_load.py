@@ -148,6 +148,8 @@ async def test_one_tenant_does_not_starve_nine(tmp_path: Path) -> None:
         asking = [asyncio.create_task(keep_asking(asker, user)) for user in (*(3 * light), *(300 * ["heavy"]))]
         try:
             await until_async(lambda: stack.waiting() >= 280, 60)
+            begun = done.total() + 30  # what had been offered to workers before all were in line
+            await until_async(lambda: done.total() >= begun, 60)
             done.clear()
             await until_async(lambda: done.total() >= (500 if FULL else 100), 60)
             shares = dict(done)
