@@ -49,6 +49,11 @@ def translated() -> Iterator[None]:
         if not str(error).startswith("NOREPLICAS"):
             raise
         raise BrokerUnavailable from error
+    except RuntimeError as error:
+        # So uvloop, unlike asyncio's own loop, says that a connection broke just before something was written to it.
+        if "the handler is closed" not in str(error):
+            raise
+        raise BrokerUnavailable from error
 
 
 class Link:
@@ -116,12 +121,13 @@ class Link:
         pause_s = 0.0
         while True:
             try:
-                async with self._redis.pubsub() as subscription:
-                    await subscription.subscribe(channel)
-                    async for message in _heard(subscription):
-                        pause_s = 0.0
-                        yield message
-            except _UNREACHABLE:
+                with translated():
+                    async with self._redis.pubsub() as subscription:
+                        await subscription.subscribe(channel)
+                        async for message in _heard(subscription):
+                            pause_s = 0.0
+                            yield message
+            except BrokerUnavailable:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2 or 0.05, 1.0)
 

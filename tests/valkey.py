@@ -37,6 +37,11 @@ class Valkey:
             assert time.monotonic() < end, "Valkey does not answer"
             time.sleep(0.01)
 
+    @property
+    def runs(self) -> bool:
+        """Whether the server's process is there."""
+        return self._process is not None and self._process.poll() is None
+
     def stop(self) -> None:
         """End the server in order."""
         self._end(signal.SIGTERM)
