@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from shared.broker import Broker, Heart
+from shared.broker import Broker
 from shared.errors import CorollaError
+from shared.heart import Heart
 from shared.keys import Timing
 from shared.messages import FinishReason, JobFinished, JobRequest, Token
 from shared.records import Append, Appended, Bounds, Busy, Claim, Registration, SessionCommit, Submission
