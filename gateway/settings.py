@@ -48,7 +48,7 @@ class Settings:
     max_sessions: int = whole(20_000, "inference sessions that may be open at once", 1, 10_000_000)
     max_waiting: int = whole(2_000, "requests that may wait for a worker", 0, 10_000_000)
     max_waiting_per_client: int = whole(500, "requests of one client address that may wait", 0, 10_000_000)
-    requests_per_min: int = whole(0, "requests of one API key, or client address, a minute; 0: any number", 0, 10**9)
+    requests_per_min: int = whole(0, "prompts of one API key, or client address, a minute; 0: any number", 0, 10**9)
     tokens_per_min: int = whole(0, "new tokens of one API key, or client address, a minute; 0: any number", 0, 10**9)
     max_prompt_chars: int = whole(100_000, "length of a prompt, characters", 1, 100_000_000)
     max_body_bytes: int = whole(1 << 20, "size of a request's body", 1024, 1 << 30)

@@ -263,3 +263,13 @@ def test_when_keys_are_needed(environ: dict[str, str], needed: bool) -> None:
 def test_without_a_pepper_such_a_gateway_does_not_start(environ: dict[str, str]) -> None:
     with pytest.raises(SettingError, match="COROLLA_KEY_PEPPER is not set"):
         read(Settings, environ)
+
+
+@pytest.mark.parametrize(("proxies", "second"), [("", 429), ("127.0.0.1", 200)])
+async def test_only_a_named_proxy_says_whose_request_it_is(
+    serve: Serve, player: Player, proxies: str, second: int
+) -> None:
+    async with serve(requests_per_min=1, trusted_proxies=proxies) as gateway, player.playing(" a"):
+        for address, status in (("192.0.2.1", 200), ("192.0.2.2", second)):
+            answer = await gateway.client.post(GENERATE, data=FIELDS, headers={"x-forwarded-for": address})
+            assert answer.status_code == status
