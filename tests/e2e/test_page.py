@@ -12,7 +12,7 @@ from playwright.async_api import Browser, expect
 from tests.browser import ChatPage, chat_page, chromium
 from tests.e2e.conftest import Stack
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 QUESTION = "How do I add a worker?"
 # A lease, and the time in which another worker reads prompt and answer again.
