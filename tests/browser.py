@@ -23,6 +23,8 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+# How long a test waits for what the page is to show, on a busy machine.
+WAIT_S = 15
 # What Chromium says by itself when a gateway or its broker is away, which some tests want.
 AWAY = re.compile(
     r"WebSocket connection to .* failed|net::ERR_(CONNECTION_\w+|INTERNET_DISCONNECTED|EMPTY_RESPONSE)|status of 503"
@@ -37,6 +39,7 @@ async def chromium() -> AsyncIterator[Browser]:
     if path is None or missing:
         text = "chromium is not installed" if path is None else f"the page is not installed: {missing}"
         (pytest.fail if "CI" in os.environ else pytest.skip)(text)
+    expect.set_options(timeout=1000 * WAIT_S)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
@@ -91,11 +94,11 @@ class ChatPage:
         await self.question.fill(text)
         await self.question.press("Enter")
 
-    async def shows(self, locator: Locator, text: str | re.Pattern[str], timeout_s: float = 10) -> None:
+    async def shows(self, locator: Locator, text: str | re.Pattern[str], timeout_s: float = WAIT_S) -> None:
         """Return once an element holds this text."""
         await expect(locator).to_contain_text(text, timeout=1000 * timeout_s)
 
-    async def is_idle(self, timeout_s: float = 10) -> None:
+    async def is_idle(self, timeout_s: float = WAIT_S) -> None:
         """Return once no answer is being written."""
         await expect(self.button("Send")).to_be_visible(timeout=1000 * timeout_s)
 

@@ -3,6 +3,8 @@
 The model's most likely words do not change, so an answer that was disturbed must be the undisturbed one to the letter.
 """
 
+import contextlib
+import signal
 from collections.abc import AsyncIterator
 
 import httpx
@@ -11,8 +13,10 @@ from playwright.async_api import Browser, expect
 
 from tests.browser import ChatPage, chat_page, chromium
 from tests.e2e.conftest import Stack
+from tests.services import Worker
+from tests.waiting import until_async
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 QUESTION = "How do I add a worker?"
 # A lease, and the time in which another worker reads prompt and answer again.
@@ -57,12 +61,30 @@ async def undisturbed(page: ChatPage) -> str:
     return text
 
 
-async def begin(page: ChatPage) -> str:
-    """Ask, and return as soon as some of the answer is there: what is."""
+@contextlib.asynccontextmanager
+async def mid_answer(page: ChatPage, stack: Stack) -> AsyncIterator[Worker]:
+    """Ask the question. In the context some of the answer is there, and the worker that writes it stands still."""
     await page.ask(QUESTION)
-    await expect(page.answer).not_to_be_empty(timeout=30_000)
-    await expect(page.button("Stop")).to_be_visible()
-    return await page.answer.inner_text()
+    await until_async(lambda: _begun(stack), timeout_s=30)
+    worker = stack.owner_of(_begun(stack))
+    assert worker.process is not None
+    worker.process.send_signal(signal.SIGSTOP)
+    try:
+        await expect(page.answer).not_to_be_empty()
+        await expect(page.button("Stop")).to_be_visible()
+        yield worker
+    finally:
+        worker.process.send_signal(signal.SIGCONT)
+
+
+def _begun(stack: Stack) -> str:
+    """The job that has some tokens and is not done; empty where there is none."""
+    client = stack.valkey.client
+    for key in client.scan_iter("{p}:job:*"):
+        state, last = client.hmget(key, "state", "last")
+        if state != b"done" and int(last or 0) >= 3:
+            return str(key, "utf-8").rpartition(":")[2]
+    return ""
 
 
 async def ended(page: ChatPage) -> str:
@@ -101,11 +123,11 @@ async def test_regenerate_and_edit(page: ChatPage) -> None:
     assert await page.text() == text
 
 
-async def test_stop_and_continue(page: ChatPage) -> None:
+async def test_stop_and_continue(page: ChatPage, demo: Stack) -> None:
     text = await undisturbed(page)
-    await begin(page)
-    await page.page.keyboard.press("Escape")
-    await page.is_idle(30)
+    async with mid_answer(page, demo):
+        await page.page.keyboard.press("Escape")
+    await page.is_idle()
     stopped = await page.text()
     assert text.startswith(stopped)
     assert len(stopped) < len(text)
@@ -113,10 +135,11 @@ async def test_stop_and_continue(page: ChatPage) -> None:
     assert await ended(page) == text
 
 
-async def test_a_reload_in_mid_answer(page: ChatPage) -> None:
+async def test_a_reload_in_mid_answer(page: ChatPage, demo: Stack) -> None:
     text = await undisturbed(page)
-    await begin(page)
-    await page.reload()
+    async with mid_answer(page, demo):
+        await page.reload()
+        await expect(page.answer).not_to_be_empty()
     assert await ended(page) == text
     await expect(page.messages).to_have_count(2)
 
@@ -124,37 +147,34 @@ async def test_a_reload_in_mid_answer(page: ChatPage) -> None:
 async def test_the_gateway_is_killed_in_mid_answer(page: ChatPage, demo: Stack) -> None:
     page.complaints.gateway_may_be_away = True
     text = await undisturbed(page)
-    await begin(page)
-    demo.gateways[0].kill()
-    await page.shows(page.notice, "The connection is lost.")
+    async with mid_answer(page, demo):
+        demo.gateways[0].kill()
+        await page.shows(page.notice, "The connection is lost.")
     demo.gateways[0].start()
     assert await ended(page) == text
 
 
 async def test_the_worker_is_killed_in_mid_answer(page: ChatPage, demo: Stack) -> None:
     text = await undisturbed(page)
-    await begin(page)
-    (job,) = [
-        key for key in demo.valkey.client.scan_iter("*:job:*") if demo.valkey.client.hget(key, "state") != b"done"
-    ]
-    demo.owner_of(job.decode().rpartition(":")[2]).kill()
+    async with mid_answer(page, demo) as worker:
+        worker.kill()
     assert await ended(page) == text
 
 
-async def test_offline_and_online_again(page: ChatPage) -> None:
+async def test_offline_and_online_again(page: ChatPage, demo: Stack) -> None:
     page.complaints.gateway_may_be_away = True
     text = await undisturbed(page)
-    await begin(page)
-    await page.page.context.set_offline(True)
-    await page.shows(page.notice, "The connection is lost.")
+    async with mid_answer(page, demo):
+        await page.page.context.set_offline(True)
+        await page.shows(page.notice, "The connection is lost.")
     await page.page.context.set_offline(False)
     assert await ended(page) == text
 
 
-async def test_another_model_is_chosen_while_one_writes(page: ChatPage) -> None:
+async def test_another_model_is_chosen_while_one_writes(page: ChatPage, demo: Stack) -> None:
     text = await undisturbed(page)
-    await begin(page)
-    await page.page.get_by_label("Model", exact=True).select_option("corolla/twin")
+    async with mid_answer(page, demo):
+        await page.page.get_by_label("Model", exact=True).select_option("corolla/twin")
     assert await ended(page) == text
     await page.ask("Thank you!")
     assert await ended(page) != ""
