@@ -1,7 +1,7 @@
 # make up       everything on this machine: broker, swarm, WORKERS workers, GATEWAYS gateways from PORT on
 # make test     every test; needs nothing running
 # make check    style, types, import rules
-# make bench    the worker beside a plain Petals client, on a swarm and with a 70B model's head; twenty minutes
+# make bench    the worker beside a plain Petals client; what a gateway adds, relays and holds; half an hour
 # make clean    forget what was installed, and the local stack's state
 
 PYTHON ?= python3.11
@@ -31,6 +31,8 @@ bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.head --dtype bfloat16
 	$(BIN)/python -m tests.bench.head --dtype float32
 	$(BIN)/python -m tests.bench.first_byte
+	$(BIN)/python -m tests.bench.relay
+	$(BIN)/python -m tests.bench.idle
 
 clean:
 	rm -rf .venv var

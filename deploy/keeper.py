@@ -24,6 +24,7 @@ class Service:
 
     command: made anew for each start. environ: beyond our own. needs: local ports that something must listen on before.
     is_ready: gets what the service has logged since it started. place: where it is found, for people.
+    clean_up: what is to be done at once when it has ended by itself.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Service:
     place: str
     environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
     needs: tuple[int, ...] = ()
+    clean_up: Callable[[], Awaitable[None]] | None = None
 
 
 class GaveUp(Exception):
@@ -96,6 +98,8 @@ class Keeper:
             status = await self._process.wait()
         finally:
             watch.cancel()
+        if self._service.clean_up:
+            await self._service.clean_up()
         await asyncio.to_thread(marks.end, self._mark)  # its children, which may hold its ports
         return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 

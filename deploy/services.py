@@ -1,5 +1,7 @@
 """The services of the local stack, as data."""
 
+import asyncio
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Awaitable, Callable
@@ -8,10 +10,13 @@ from pathlib import Path
 from deploy import identity, ports
 from deploy.keeper import Service
 from deploy.swarm import block_count
+from shared.broker import Broker
 from shared.catalog import Catalog
+from shared.errors import BrokerUnavailable
 
 REDIS_PORT = 6479
 SWARM_PORT = 31337
+HAND_OVER_S = 2.0  # for words to the broker in the place of a worker that has ended
 
 _HEALTH = "GET /health/{} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -47,8 +52,7 @@ def stages(wish: Wish) -> list[list[Service]]:
         servers = [_server(number, swarm, environ) for number in range(len(swarm))]
         environ |= {"COROLLA_PEERS": " ".join(peer.address for peer in swarm), "HF_HUB_OFFLINE": "1"}
         needs += [peer.port for peer in swarm]
-    numbers = range(1, wish.workers + 1)
-    workers = [_python_service(f"worker-{number}", "worker", environ, tuple(needs)) for number in numbers]
+    workers = [_worker(number, environ, tuple(needs)) for number in range(1, wish.workers + 1)]
     batches = _python_service("batches", "gateway.batch_worker", environ, (redis_port,))
     gateways = [_gateway(number, environ, wish.port + number - 1) for number in range(1, wish.gateways + 1)]
     return [[_broker(wish.state, redis_port)], servers, workers, [*gateways, batches]]
@@ -119,6 +123,19 @@ def _python_service(name: str, module: str, environ: dict[str, str], needs: tupl
         return b'"event": "ready"' in log
 
     return Service(name, _python(module), is_ready, "", environ, needs)
+
+
+def _worker(number: int, environ: dict[str, str], needs: tuple[int, ...]) -> Service:
+    name = f"worker-{number}"
+
+    async def hand_over() -> None:
+        # Others take on what it held at once, not only when its leases end; where the broker is away, they do so then.
+        with contextlib.suppress(BrokerUnavailable, TimeoutError):
+            async with asyncio.timeout(HAND_OVER_S), Broker(environ["COROLLA_REDIS_URL"]) as broker:
+                await broker.leave(name)
+
+    service = _python_service(name, "worker", {**environ, "COROLLA_WORKER_NAME": name}, needs)
+    return dataclasses.replace(service, clean_up=hand_over)
 
 
 def _gateway(number: int, environ: dict[str, str], port: int) -> Service:

@@ -39,7 +39,7 @@ log = structlog.get_logger()
 def create_app(settings: Settings, catalog: Catalog, timing: Timing | None = None) -> Starlette:
     """The gateway as an ASGI application; it connects to the broker when it starts. Raises SettingError."""
     gateway = build(settings, catalog, timing)
-    return Starlette(
+    app = Starlette(
         routes=_routes(gateway),
         middleware=[
             Middleware(Cors, settings.cors_origins),
@@ -49,6 +49,8 @@ def create_app(settings: Settings, catalog: Catalog, timing: Timing | None = Non
         exception_handlers={HTTPException: http_failure},
         lifespan=lambda _: _living(gateway),
     )
+    app.state.drain = gateway.drain
+    return app
 
 
 def batch_app(gateway: Gateway) -> Starlette:

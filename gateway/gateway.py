@@ -5,6 +5,7 @@ import secrets
 
 from gateway.batch_queue import BatchQueue
 from gateway.batch_records import Batch, File
+from gateway.drain import Drain
 from gateway.hub import Hub
 from gateway.jobs import Jobs
 from gateway.metrics import Metrics
@@ -41,6 +42,7 @@ class Gateway:
     batches: Shelf[Batch]
     storage: Storage
     queue: BatchQueue
+    drain: Drain
 
     async def aclose(self) -> None:
         """Drop all connections."""
@@ -69,7 +71,7 @@ def build(
     files = Shelf(link, keys, "file", File, 0, MAX_RECORDS)
     batches = Shelf(link, keys, "batch", Batch, BATCH_LIFE_MS, MAX_RECORDS)
     storage, queue = Storage(settings.files), BatchQueue(settings.redis_url)
-    return Gateway(settings, catalog, broker, hub, jobs, rules, metrics, link, files, batches, storage, queue)
+    return Gateway(settings, catalog, broker, hub, jobs, rules, metrics, link, files, batches, storage, queue, Drain())
 
 
 def new_id() -> str:

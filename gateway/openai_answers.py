@@ -19,11 +19,14 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class TextLogprobs(msgspec.Struct, frozen=True):
-    """Natural logarithms of tokens' probabilities. text_offset: where each token's text begins, in characters."""
+    """Natural logarithms of tokens' probabilities; null where the model does not tell, as of a prompt's first token.
+
+    text_offset: where each token's text begins, in characters.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -110,13 +113,12 @@ def text_logprobs(start: int, tokens: Sequence[Token]) -> TextLogprobs:
     """Logprobs in the shape of completions; `start` is where the first token's text begins."""
     found = TextLogprobs([], [], [], [])
     for token in tokens:
-        if token.logprobs:
-            chosen = token.logprobs
-            found.tokens.append(_text(chosen.piece, "bytes:"))
-            found.token_logprobs.append(chosen.logprob)
-            top = {_text(piece, "bytes:"): logprob for piece, logprob in chosen.top}
-            found.top_logprobs.append(top | {found.tokens[-1]: chosen.logprob})
-            found.text_offset.append(start)
+        chosen = token.logprobs
+        written = _text(chosen.piece, "bytes:") if chosen else token.text
+        found.tokens.append(written)
+        found.token_logprobs.append(chosen.logprob if chosen else None)
+        found.top_logprobs.append(_tops(chosen) | {written: chosen.logprob} if chosen else None)
+        found.text_offset.append(start)
         start += len(token.text)
     return found
 
@@ -136,6 +138,10 @@ def chat_delta(index: int, delta: Delta, logprobs: bool) -> ChatDelta:
     """A delta as a dialogue's choice."""
     told = chat_logprobs(delta.tokens) if logprobs and delta.tokens else None
     return ChatDelta(index, ChatText(content=delta.text) if delta.text else ChatText(), told, delta.finish)
+
+
+def _tops(chosen: Logprobs) -> dict[str, float]:
+    return {_text(piece, "bytes:"): logprob for piece, logprob in chosen.top}
 
 
 def _token_logprob(chosen: Logprobs) -> TokenLogprob:

@@ -23,6 +23,7 @@ class Call:
 
     model: its name as the client wrote it. requests: one job for each prompt. choices: answers of each.
     echoes: what stands before the answers, by prompt; empty without echo. chat, logprobs: the shape of the answer.
+    silent: there is nothing to generate: the echo is all.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Call:
     include_usage: bool
     user: str | None
     echoes: tuple[Prompt, ...] = ()
+    silent: bool = False
 
 
 def completion_call(fields: dict[str, object], limits: Limits) -> Call:
@@ -42,8 +44,9 @@ def completion_call(fields: dict[str, object], limits: Limits) -> Call:
     asked = read(fields, CompletionRequest)
     model = find_model(limits.catalog, asked.model)
     prompts = prompts_of("prompt", asked.prompt, limits.max_prompt_chars)
-    if asked.echo and asked.logprobs is not None:
-        raise InvalidField("echo", "`echo` cannot be had together with `logprobs`")
+    silent = asked.max_tokens == 0
+    if silent and not asked.echo:
+        raise InvalidField("max_tokens", "`max_tokens` must be at least 1 without `echo`")
     job = _job(asked, model, asked.logprobs)
     job = msgspec.structs.replace(job, max_new_tokens=asked.max_tokens or COMPLETION_TOKENS)
     requests = [
@@ -51,7 +54,10 @@ def completion_call(fields: dict[str, object], limits: Limits) -> Call:
         for number, prompt in enumerate(prompts)
     ]
     echoes = tuple(prompt or "" for prompt in prompts) if asked.echo else ()
-    return _call(asked, model, requests, echoes, logprobs=asked.logprobs is not None)
+    if echoes and (silent or asked.logprobs is not None) and any(request.messages for request in requests):
+        raise InvalidField("echo", "`echo` cannot be had with `logprobs` here: this model's prompts are wrapped")
+    call = _call(asked, model, requests, echoes, logprobs=asked.logprobs is not None)
+    return dataclasses.replace(call, silent=silent)
 
 
 def chat_call(fields: dict[str, object], limits: Limits) -> Call:

@@ -10,14 +10,14 @@ from starlette.responses import Response
 
 from gateway.bodies import json_fields, read_body
 from gateway.errors import json_answer
-from gateway.gateway import Gateway, new_id
+from gateway.gateway import Gateway
 from gateway.openai_calls import Call, chat_call, completion_call, require_one
 from gateway.openai_desk import choose_id, job_ids, refusal, require_worker, tenant_of
+from gateway.openai_echoes import read_prompts
 from gateway.openai_objects import ModelCard, ModelList
 from gateway.openai_prompts import Limits, find_model
 from gateway.openai_render import Frame, Note, Stream, Whole, frame_of
-from gateway.openai_runs import reading, running, streaming
-from gateway.openai_texts import echo_of
+from gateway.openai_runs import Source, known, running, streaming
 from gateway.openai_types import ChatRequest, CompletionRequest, unknown_fields
 from gateway.openai_words import failure_event, failure_of
 from gateway.orders import Order
@@ -79,42 +79,36 @@ class OpenAi:
             call = parse(fields, self._limits(job))
             await require_worker(gateway, call.requests[0].model)
             asked = _Asked(call, job, request)
-            echoes = await unless_gone(request, self._echoes(asked))
+            told = await unless_gone(request, read_prompts(gateway.jobs, call, asked.tenant))
+            echoes = tuple(each.echo for each in told)
             frame = frame_of(call, ("chatcmpl-" if call.chat else "cmpl-") + job, int(time.time()), echoes)
-            orders = asked.orders(frame)
+            if call.silent:
+                source = known([each.ending(call.choices) for each in told])
+            else:
+                source = running(gateway.jobs, asked.orders(frame))
             if call.stream:
-                stream = Stream(frame, len(orders), call.include_usage, 0 if asked.resumable else None)
-                chunks = streaming(gateway.jobs, orders, stream)
+                resumed = 0 if asked.resumable else None
+                chunks = streaming(source, Stream(frame, len(call.requests), call.include_usage, resumed))
                 return EventStream(chunks, refusal, lambda error: failure_event(failure_of(error)))
-            return json_answer(await unless_gone(request, self._whole(orders, frame)))
+            return json_answer(await unless_gone(request, _whole(source, Whole(frame, len(call.requests)))))
         except CorollaError as error:
             return refusal(error)
 
     def _limits(self, job: str) -> Limits:
         return Limits(self._gateway.catalog, self._gateway.settings.max_prompt_chars, int(job[:16], 16) >> 1)
 
-    async def _echoes(self, asked: "_Asked") -> tuple[str, ...]:
-        """The text that is to stand before each prompt's answers; only a worker knows that of ids."""
-        given, model = asked.call.echoes, asked.call.requests[0].model
-        spelled = [echo_of(prompt, model) for prompt in given if not isinstance(prompt, str)]
-        orders = [Order(new_id(), each, tenant=asked.tenant) for each in spelled]
-        found = iter(await reading(self._gateway.jobs, orders) if orders else [])
-        return tuple(
-            prompt if isinstance(prompt, str) else "".join(token.text for token in next(found)[0]) for prompt in given
-        )
-
-    async def _whole(self, orders: list[Order], frame: Frame) -> object:
-        whole = Whole(frame, len(orders))
-        async with running(self._gateway.jobs, orders) as events:
-            async for prompt, entry in events:
-                whole.feed(prompt, entry)
-        return whole.content()
-
     def _tell(self, unknown: list[str]) -> None:
         for name in unknown:
             if name not in self._told and len(self._told) < MAX_TOLD:
                 self._told.add(name)
                 log.info("unknown field", field=ascii(name)[:MAX_TOLD_CHARS])
+
+
+async def _whole(source: Source, whole: Whole) -> object:
+    async with source as events:
+        async for prompt, entry in events:
+            whole.feed(prompt, entry)
+    return whole.content()
 
 
 class _Asked:

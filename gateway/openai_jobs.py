@@ -12,7 +12,7 @@ from gateway.gateway import Gateway
 from gateway.openai_desk import job_ids, refusal
 from gateway.openai_objects import JobState
 from gateway.openai_render import Note, Stream, read_note
-from gateway.openai_runs import streaming
+from gateway.openai_runs import running, streaming
 from gateway.openai_types import CancelRequest, read
 from gateway.openai_words import JOBS_PER_S, failure_event, failure_for, failure_of
 from gateway.orders import Order
@@ -68,7 +68,7 @@ class JobsApi:
             return error.answer()
         except CorollaError as error:
             return refusal(error)
-        chunks = streaming(self._gateway.jobs, [Order(job, None, resumable=True)], events)
+        chunks = streaming(running(self._gateway.jobs, [Order(job, None, resumable=True)]), events)
         return EventStream(chunks, refusal, lambda error: failure_event(failure_of(error)))
 
     async def _answer(self, id: str, cancel: bool) -> Response:

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import msgspec
+
 from gateway.openai_types import MAX_PROMPTS, ChatMessage
 from gateway.openai_words import no_model, not_public
 from shared.catalog import Catalog, Model
@@ -12,13 +14,14 @@ Prompt = str | tuple[int, ...]
 
 # Fields that change what an answer means, with the values that do not: nothing else is accepted, lest it be ignored.
 _REFUSED: dict[str, tuple[object, ...]] = {
-    "suffix": (),
+    "suffix": ("",),
     "tools": (),
     "tool_choice": ("none", "auto"),
     "functions": (),
     "function_call": ("none", "auto"),
     "audio": (),
     "modalities": (["text"],),
+    "response_format": ({"type": "text"},),
     "guided_json": (),
     "guided_regex": (),
     "guided_choice": (),
@@ -53,7 +56,8 @@ def refuse_unsupported(fields: dict[str, object]) -> None:
     for name, harmless in _REFUSED.items():
         value = fields.get(name)
         if value is not None and value not in harmless:
-            raise InvalidField(name, f"`{name}` is not supported")
+            others = " or ".join(msgspec.json.encode(each).decode() for each in harmless if each)
+            raise InvalidField(name, f"`{name}` is not supported" + (f", other than {others}" if others else ""))
 
 
 def prompts_of(field: str, prompt: str | list[str | int | list[int]] | None, max_chars: int) -> list[Prompt | None]:

@@ -13,14 +13,12 @@ from gateway.gateway import Gateway, new_id
 from gateway.openai_desk import job_ids, refusal, require_worker, tenant_of
 from gateway.openai_objects import Detokenized, Embedding, EmbeddingList, ReadingUsage, Tokens
 from gateway.openai_prompts import Limits
-from gateway.openai_runs import reading
+from gateway.openai_runs import Read, reading
 from gateway.openai_texts import Reading, detokenize_call, embedding_call, tokenize_call
 from gateway.orders import Order
 from gateway.presence import unless_gone
 from shared.errors import CorollaError
-from shared.messages import JobFinished, Token
 
-Read = tuple[list[Token], JobFinished]
 Render = Callable[[Reading, Sequence[Read]], object]
 
 

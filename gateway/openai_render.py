@@ -27,8 +27,15 @@ DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
 
 
+class Echo(msgspec.Struct, frozen=True):
+    """What stands before the answers to a prompt: its text, and its tokens where something is told of them."""
+
+    text: str = ""
+    tokens: tuple[Token, ...] = ()
+
+
 class Frame(msgspec.Struct, frozen=True):
-    """What all objects of an answer share. choices: of each prompt. echoes: text before the answers, by prompt."""
+    """What all objects of an answer share. choices: of each prompt. echoes: what is before the answers, by prompt."""
 
     id: str
     model: str
@@ -36,11 +43,11 @@ class Frame(msgspec.Struct, frozen=True):
     choices: int
     chat: bool
     logprobs: bool
-    echoes: tuple[str, ...] = ()
+    echoes: tuple[Echo, ...] = ()
 
-    def echo(self, prompt: int) -> str:
+    def echo(self, prompt: int) -> Echo:
         """What stands before the answers to this prompt."""
-        return self.echoes[prompt] if self.echoes else ""
+        return self.echoes[prompt] if self.echoes else Echo()
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -60,7 +67,7 @@ def read_note(raw: bytes) -> Note | None:
         return None
 
 
-def frame_of(call: Call, id: str, created: int, echoes: tuple[str, ...]) -> Frame:
+def frame_of(call: Call, id: str, created: int, echoes: tuple[Echo, ...]) -> Frame:
     """The frame of a call's answer."""
     return Frame(id, call.model, created, call.choices, call.chat, call.logprobs, echoes)
 
@@ -104,8 +111,8 @@ class Whole:
             message = ChatText("assistant", text)
             return ChatChoice(index, message, chat_logprobs(tokens) if logprobs else None, gathered.finish)
         echo = self._frame.echo(index // self._frame.choices)
-        told = text_logprobs(len(echo), tokens) if logprobs else None
-        return TextChoice(index, echo + text, told, gathered.finish)
+        told = text_logprobs(0, (*echo.tokens, *tokens)) if logprobs else None
+        return TextChoice(index, echo.text + text, told, gathered.finish)
 
 
 class Stream:
@@ -168,12 +175,13 @@ class Stream:
         if self._frame.chat:
             return [self._event([ChatDelta(index, ChatText("assistant", ""))])]
         echo = self._frame.echo(prompt)
-        return [self._event([TextChoice(index, echo)])] if echo else []
+        told = text_logprobs(0, echo.tokens) if echo.tokens else None
+        return [self._event([TextChoice(index, echo.text, told)])] if echo.text or echo.tokens else []
 
     def _choice(self, index: int, prompt: int, delta: Delta) -> TextChoice | ChatDelta:
         if self._frame.chat:
             return chat_delta(index, delta, self._frame.logprobs)
-        return text_choice(index, delta, len(self._frame.echo(prompt)), self._frame.logprobs)
+        return text_choice(index, delta, len(self._frame.echo(prompt).text), self._frame.logprobs)
 
     def _event(self, choices: Sequence[TextChoice | ChatDelta], usage: object = None) -> bytes:
         frame = self._frame

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from gateway.jobs import Jobs, Run
 from gateway.openai_render import Stream
@@ -11,6 +12,8 @@ from shared.errors import CorollaError, TooLong
 from shared.messages import FinishReason, JobFailed, JobFinished, LogEntry, Token
 
 Event = tuple[int, LogEntry]
+Read = tuple[list[Token], JobFinished]
+Source = AbstractAsyncContextManager[AsyncGenerator[Event, None]]
 
 
 @contextlib.asynccontextmanager
@@ -25,15 +28,27 @@ async def running(jobs: Jobs, orders: Sequence[Order]) -> AsyncIterator[AsyncGen
         yield await stack.enter_async_context(contextlib.aclosing(events))
 
 
-async def streaming(jobs: Jobs, orders: Sequence[Order], stream: Stream) -> AsyncGenerator[bytes, None]:
-    """The events of these jobs as server-sent ones, up to the end of the stream. Raises CorollaError."""
-    async with running(jobs, orders) as events:
+@contextlib.asynccontextmanager
+async def known(entries: Sequence[LogEntry]) -> AsyncIterator[AsyncGenerator[Event, None]]:
+    """Events of jobs that need not run: an entry of each, as `running` would give it."""
+
+    async def events() -> AsyncGenerator[Event, None]:
+        for number, entry in enumerate(entries):
+            yield number, entry
+
+    async with contextlib.aclosing(events()) as found:
+        yield found
+
+
+async def streaming(source: Source, stream: Stream) -> AsyncGenerator[bytes, None]:
+    """Events as server-sent ones, up to the end of the stream. Raises CorollaError."""
+    async with source as events:
         async for prompt, entry in events:
             yield stream.feed(prompt, entry)
     yield stream.finish()
 
 
-async def reading(jobs: Jobs, orders: Sequence[Order]) -> list[tuple[list[Token], JobFinished]]:
+async def reading(jobs: Jobs, orders: Sequence[Order]) -> list[Read]:
     """All tokens of each of these jobs, and its ending. Raises CorollaError."""
     tokens: list[list[Token]] = [[] for _ in orders]
     endings: dict[int, JobFinished] = {}

@@ -4,7 +4,7 @@ import dataclasses
 
 import msgspec
 
-from gateway.openai_prompts import Limits, check_length, find_model, messages_of, prompts_of, refuse_unsupported
+from gateway.openai_prompts import Limits, Prompt, check_length, find_model, messages_of, prompts_of, refuse_unsupported
 from gateway.openai_types import DetokenizeRequest, EmbeddingRequest, TokenizeRequest, read
 from shared.errors import InvalidField
 from shared.messages import JobRequest
@@ -59,6 +59,7 @@ def embedding_call(fields: dict[str, object], limits: Limits) -> Reading:
     return Reading(asked.model or model.key, jobs, asked.user, asked.encoding_format == "base64")
 
 
-def echo_of(prompt: tuple[int, ...], model: str) -> JobRequest:
-    """The job that tells the text of a prompt's ids. model: the catalogue's key."""
-    return JobRequest(model, SamplingParams(), prompt=prompt, echo=True, show_special=False)
+def echo_of(prompt: Prompt, job: JobRequest) -> JobRequest:
+    """The job that tells a prompt's tokens; and how probable they are, if the job that answers it does that too."""
+    sampling = SamplingParams(logprobs=job.sampling.logprobs)
+    return JobRequest(job.model, sampling, prompt=prompt, echo=True, show_special=False)

@@ -71,11 +71,12 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompletionRequest(Common, frozen=True, kw_only=True):
-    """POST /v1/completions."""
+    """POST /v1/completions. max_tokens: 0 with echo, which gives the prompt alone."""
 
     prompt: str | list[str | TokenId | list[TokenId]] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     echo: bool | None = None
+    max_tokens: Annotated[int, Meta(ge=0, le=2**31)] | None = None
 
 
 class TextPart(msgspec.Struct, frozen=True):

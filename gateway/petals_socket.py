@@ -19,6 +19,10 @@ from shared.messages import JobRequest
 SEND_TIMEOUT_S = 30.0
 # The close code of a client that is done (RFC 6455, 7.4.1); after any other one a resumable client may come back.
 GOODBYE = 1000
+# The close code of a server that comes back, or others in its stead (registered with IANA for RFC 6455).
+RESTART = 1012
+# Before the gateway stops: a client that was heard or answered less than so long ago may have a call on its way.
+QUIET_S = 1.0
 
 
 class PetalsSocket:
@@ -33,7 +37,9 @@ class PetalsSocket:
             await websocket.close()
             return
         await websocket.accept()
-        await _Conversation(websocket, self._gateway).run()
+        conversation = _Conversation(websocket, self._gateway)
+        with self._gateway.drain.told(conversation.leave):
+            await conversation.run()
 
 
 class _Conversation:
@@ -64,6 +70,14 @@ class _Conversation:
                 raise result
         if self._dialogue.flooded:
             await self._perform_rest()
+
+    def leave(self) -> bool:
+        """The gateway stops: close after the answers that are asked for, unless the client goes on elsewhere."""
+        if self._dialogue.resumable:
+            return False
+        quiet_at = self._active_at + QUIET_S
+        asyncio.get_running_loop().call_at(quiet_at, self._actions.put_nowait, Close(RESTART))
+        return True
 
     async def _read(self) -> None:
         """Feed frames to the dialogue until the client disconnects."""

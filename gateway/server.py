@@ -1,17 +1,20 @@
 """uvicorn as the gateway runs it."""
 
+import asyncio
 import logging
 import socket
 
 import structlog
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.applications import Starlette
 
+from gateway.drain import Drain
 from gateway.heads import BoundedHeads
 from gateway.settings import Settings
 
-# How long answers under way may take after the word to stop.
+# How long answers under way may take after the word to stop; how long what was cut off then may take to end.
 GRACE_S = 25
+END_S = 2
 # Messages above the limit are read, up to so many times the limit, to answer them in words; larger ones are cut off
 # with close code 1009.
 FRAME_MARGIN = 4
@@ -20,7 +23,11 @@ log = structlog.get_logger()
 
 
 class Server(uvicorn.Server):
-    """Says in the log when and where it is ready."""
+    """Says in the log when and where it is ready, and finishes what cannot go on at another gateway."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+        super().__init__(config)
+        self._drain = drain
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As in uvicorn."""
@@ -28,8 +35,19 @@ class Server(uvicorn.Server):
         for each in sockets or []:
             log.info("ready", address=_address(each))
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As in uvicorn, which closes WebSockets at once, when what must be finished here is finished."""
+        for each in self.servers:
+            each.close()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, BoundedHeads):
+                connection.shutdown()
+        if unfinished := self.server_state.tasks - self._drain.begin():
+            await asyncio.wait(unfinished, timeout=GRACE_S)
+        await super().shutdown(sockets)
 
-def server(app: ASGIApp, settings: Settings) -> Server:
+
+def server(app: Starlette, settings: Settings) -> Server:
     """A server of the gateway's application; it gets its sockets when it runs."""
     logging.getLogger("uvicorn.error").addFilter(_foreseen)
     config = uvicorn.Config(
@@ -47,9 +65,9 @@ def server(app: ASGIApp, settings: Settings) -> Server:
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=END_S,
     )
-    return Server(config)
+    return Server(config, app.state.drain)
 
 
 def listen(host: str, port: int) -> socket.socket:

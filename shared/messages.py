@@ -48,7 +48,8 @@ class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     beams: search with beams instead of drawing; None draws.
     messages: a dialogue, of which the model's chat template makes the prompt; then prompt is None.
     shrink: max_new_tokens is a wish: where less fits, the answer gets that much.
-    echo: the answer is the prompt itself: its tokens with their text; nothing is generated.
+    echo: the answer is the prompt itself: its tokens with their text, and with their logprobs, all but the first, where
+        sampling asks for these; nothing is generated.
     embed: the answer is the prompt's embedding, which comes with the ending; nothing is generated.
     trace: the traceparent below which the worker's spans belong; empty where nobody traces.
     """

@@ -18,6 +18,7 @@ from shared.keys import Timing
 from shared.records import Registration
 from shared.settings import SettingError, read
 from worker import models
+from worker.children import watched
 from worker.consumer import Consumer
 from worker.engine import Engine
 from worker.metrics import Metrics
@@ -115,10 +116,11 @@ async def _work(settings: Settings, served: Mapping[str, models.Served], stop: a
         engine = Engine(served, sessions, courier, settings.slots, settings.step_timeout_s, metrics)
         heart = Heart(settings.redis_url, who, timing)
         consumer = Consumer(broker, who, engine, courier, sessions)
-        async with Pulse(heart, engine, timing.beat_s, settings.step_timeout_s):
-            _log.info("ready", worker=name, models=list(served), slots=settings.slots)
-            await consumer.run(stop)
-        await consumer.leave()
+        with watched(engine.hung):
+            async with Pulse(heart, engine, timing.beat_s, settings.step_timeout_s):
+                _log.info("ready", worker=name, models=list(served), slots=settings.slots)
+                await consumer.run(stop)
+            await consumer.leave()
     return int(engine.hung.is_set())
 
 

@@ -51,19 +51,14 @@ class Answer:
     def push(self, chosen: Choice) -> Token:
         """Take the next token. Its text may be empty, and ends with a stop string, or before a hidden one."""
         self.logprob += chosen.logprob or 0.0
-        return self._take(chosen.id, self._logprobs(chosen))
+        wanted = self._request.sampling.logprobs is not None
+        return self._take(chosen.id, chosen.logprobs(self._tokenizer) if wanted else None)
 
     def cancel(self) -> None:
         """End it at the client's wish. A call that gave nothing leaves no trace in the session."""
         self._finish(FinishReason.CANCELLED, self._length - self._stops.withheld)
         if not self.tokens:
             self.commit = None
-
-    def _logprobs(self, chosen: Choice) -> Logprobs | None:
-        if self._request.sampling.logprobs is None or chosen.logprob is None:
-            return None
-        piece = self._tokenizer.piece
-        return Logprobs(piece(chosen.id), chosen.logprob, tuple((piece(id), logprob) for id, logprob in chosen.top))
 
     def _take(self, id: int, logprobs: Logprobs | None) -> Token:
         stopped = id in self._last_ids

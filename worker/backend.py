@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from shared.messages import Logprobs
 from shared.sampling import SamplingParams
 
 MAX_POSITIONS = 512  # rows x positions that one step may feed: bounds its time, and its message to the swarm
@@ -46,6 +47,7 @@ class Draw:
     row: which row of its job it is: rows with one seed draw different numbers.
     eos_ids: the tokens that min_tokens holds back, beside the stop tokens of `sampling`.
     ranked: above 0, nothing is drawn: that many best tokens are wanted (beam search).
+    known: the token itself, where it was said before; how probable it is, is wanted.
     """
 
     sampling: SamplingParams
@@ -54,6 +56,7 @@ class Draw:
     row: int = 0
     eos_ids: frozenset[int] = frozenset()
     ranked: int = 0
+    known: int | None = None
 
     @property
     def position(self) -> int:
@@ -76,6 +79,13 @@ class Choice:
     top: tuple[tuple[int, float], ...] = ()
     ranked: tuple[tuple[int, float], ...] = ()
 
+    def logprobs(self, tokenizer: Tokenizer) -> Logprobs | None:
+        """Its probability in a client's terms; None where it was not asked for."""
+        if self.logprob is None:
+            return None
+        top = tuple((tokenizer.piece(id), logprob) for id, logprob in self.top)
+        return Logprobs(tokenizer.piece(self.id), self.logprob, top)
+
 
 class BackendSession(Protocol):
     """An attention cache of one or more rows, which all have the same length. One step at a time; those of different
@@ -95,6 +105,12 @@ class BackendSession(Protocol):
 
     async def total(self, ids: Sequence[int]) -> Sequence[float]:
         """Feed `ids` to its only row, and give the sum of their last hidden states (behind the final norm).
+
+        At most MAX_POSITIONS. Raises as `step` does.
+        """
+
+    async def score(self, ids: Sequence[int], draws: Sequence[Draw]) -> list[Choice]:
+        """Feed `ids` to its only row; for each of them, how probable the token behind it is, which its draw knows.
 
         At most MAX_POSITIONS. Raises as `step` does.
         """

@@ -51,7 +51,7 @@ class Engine:
 
     @property
     def hung(self) -> asyncio.Event:
-        """Set where a model does not come back any more."""
+        """Set where a model does not come back any more, or what it needs has ended."""
         return self._watchdog.hung
 
     @property

@@ -85,13 +85,22 @@ class OracleSession:
         digest = hashlib.blake2b(struct.pack(f"<{len(ids)}I", *ids), digest_size=DIMENSIONS).digest()
         return [byte - 127.5 for byte in digest]
 
+    async def score(self, ids: Sequence[int], draws: Sequence[Draw]) -> list[Choice]:
+        """What `_choose` says of every token, after the time of a step; see BackendSession."""
+        await asyncio.sleep(self._step_s)
+        return [_choose(draw) for draw in draws]
+
     async def close(self) -> None:
         """There is nothing to free."""
 
 
 def _choose(draw: Draw) -> Choice:
     """Row r draws as row 0 of the seed r higher does. It is sure of its token (logprob 0); the ranks below hold those
-    of the seeds above, each less likely than the one before."""
+    of the seeds above, each less likely than the one before. Of a token that was said before, the logarithm is its id
+    by -256."""
+    if draw.known is not None:
+        logprob = -draw.known / _WORDS
+        return Choice(draw.known, logprob, ((draw.known, logprob),) if draw.sampling.logprobs else ())
     seed = draw.sampling.seed + draw.row
     if draw.ranked:
         ranked = tuple((token((seed + rank) % _SEEDS, draw.position), -float(rank)) for rank in range(draw.ranked))

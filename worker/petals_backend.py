@@ -25,7 +25,7 @@ from shared.catalog import Model
 from shared.errors import Code, CorollaError
 from worker.backend import Choice, Draw
 from worker.devices import DtypeName, choose_dtype, choose_threads
-from worker.head import Head
+from worker.head import MAX_ROWS, Head
 from worker.petals_chain import Chain, StreamChain, can_stream
 from worker.petals_public import PublicChain
 from worker.tokenizer import FastTokenizer, load_tokenizer
@@ -68,6 +68,18 @@ class PetalsSession:
         try:
             hidden = await self._chain.step(self._embed([ids]), None)
             return self._head.total(hidden[0])
+        except Exception as error:  # as with a step
+            raise _translate(error, self._max_length) from error
+
+    async def score(self, ids: Sequence[int], draws: Sequence[Draw]) -> list[Choice]:
+        """Feed `ids`, and tell how probable what follows each is; see BackendSession."""
+        try:
+            (hidden,) = await self._chain.step(self._embed([ids]), None)
+            found = []
+            for start in range(0, len(ids), MAX_ROWS):  # so that others' rows go through the head between these
+                rows = slice(start, start + MAX_ROWS)
+                found += await self._head.choose(hidden[rows], draws[rows])
+            return found
         except Exception as error:  # as with a step
             raise _translate(error, self._max_length) from error
 

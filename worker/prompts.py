@@ -81,7 +81,7 @@ def encode_prompt(prompt: str | tuple[int, ...] | None, fresh: bool, tokenizer: 
     else:
         ids = [tokenizer.bos_id] if fresh and tokenizer.bos_id is not None else []
     if fresh and not ids:
-        raise CorollaError(Code.INVALID, "This model cannot start from nothing: it needs `inputs`")
+        raise CorollaError(Code.INVALID, "This model cannot start from nothing: it needs a prompt")
     return ids
 
 

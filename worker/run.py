@@ -2,23 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import structlog
 
 from shared.errors import Code, CorollaError
 from shared.messages import Ending, FinishReason, JobFailed, JobFinished
 from shared.records import Claim, SessionCommit
-from worker.backend import MAX_POSITIONS, Choice
+from worker.backend import MAX_POSITIONS, BackendSession, Choice
 from worker.choices import Answers, begin
 from worker.metrics import Metrics
 from worker.models import Served
 from worker.outbox import Outbox
-from worker.readings import pack, read, spell
+from worker.readings import asked_about, pack, read, spell, weigh
 from worker.sessions import Cache, Sessions
 from worker.watchdog import Watchdog
 
 Lease = tuple[str, str]
+T = TypeVar("T")
+Take = Callable[[BackendSession, slice], Awaitable[T]]
 
 RETRY_DELAYS_S = (0.0, 1.0)  # before the second and the third attempt in a row at a token
 LATE = "The answer was not finished in time, please try again later"
@@ -100,7 +103,11 @@ class Run:
         ids = await asyncio.to_thread(read, request, served)
         embedding = pack(await self._embed(served, ids)) if request.embed else b""
         if request.echo:
-            spelled = await asyncio.to_thread(list, spell(ids, served.backend.tokenizer, request.show_special))
+            tokenizer, logprobs = served.backend.tokenizer, request.sampling.logprobs
+            spelled = await asyncio.to_thread(list, spell(ids, tokenizer, request.show_special))
+            if logprobs is not None:
+                found = await self._score(served, ids, logprobs)
+                spelled = await asyncio.to_thread(list, weigh(spelled, found, tokenizer))
             for token in spelled[len(self.claim.log) :]:
                 await self.outbox.has_room()
                 self.outbox.push(token)
@@ -110,30 +117,47 @@ class Run:
         self.finish(JobFinished(reason, len(ids), embedding=embedding), None)
 
     async def _embed(self, served: Served, ids: Sequence[int]) -> Sequence[float]:
-        """The sum of the prompt's states, over other servers where some failed."""
+        """The sum of the prompt's states."""
+
+        def take(session: BackendSession, part: slice) -> Awaitable[Sequence[float]]:
+            return session.total(ids[part])
+
+        totals = await self._feed(served, len(ids), take)
+        return [sum(column) for column in zip(*totals, strict=True)]
+
+    async def _score(self, served: Served, ids: Sequence[int], logprobs: int) -> list[Choice]:
+        """What the model says of each of the prompt's tokens but the first."""
+        draws = asked_about(ids, logprobs)
+
+        def take(session: BackendSession, part: slice) -> Awaitable[list[Choice]]:
+            return session.score(ids[: len(draws)][part], draws[part])
+
+        pieces = await self._feed(served, len(draws), take)
+        return [choice for piece in pieces for choice in piece]
+
+    async def _feed(self, served: Served, count: int, take: Take[T]) -> list[T]:
+        """What `take` gets of a session for each piece of so many ids, over other servers where some failed."""
         for delay_s in RETRY_DELAYS_S:
             try:
-                return await self._total(served, ids)
+                return await self._pieces(served, count, take)
             except CorollaError as error:
                 if error.code not in _RETRIED:
                     raise
-                _log.warning("embedding_failed", job=self.claim.job, model=self._model, code=error.code)
+                _log.warning("reading_failed", job=self.claim.job, model=self._model, code=error.code)
                 self._metrics.failures.labels(self._model, error.code).inc()
             await asyncio.sleep(delay_s)
-        return await self._total(served, ids)
+        return await self._pieces(served, count, take)
 
-    async def _total(self, served: Served, ids: Sequence[int]) -> Sequence[float]:
-        session = served.backend.open(len(ids))
-        totals = []
+    async def _pieces(self, served: Served, count: int, take: Take[T]) -> list[T]:
+        session = served.backend.open(count)
+        starts = range(0, count, MAX_POSITIONS)
         try:
             async with asyncio.timeout(self._deadline - time.monotonic()):
-                for start in range(0, len(ids), MAX_POSITIONS):
-                    totals.append(await session.total(ids[start : start + MAX_POSITIONS]))
+                return [await take(session, slice(start, start + MAX_POSITIONS)) for start in starts]
         except TimeoutError:
             raise CorollaError(Code.DEADLINE, LATE) from None
         finally:
             await session.close()
-        return [sum(column) for column in zip(*totals, strict=True)]
 
     def finish(self, ending: Ending, commit: SessionCommit | None) -> None:
         """End the job: this goes to the client."""

@@ -75,6 +75,10 @@ def _penalized(plain: torch.Tensor, normal: torch.Tensor, rows: Sequence[Penalti
 def _choose(scores: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     """The id for each row: [rows]."""
     chosen = scores.argmax(1)
+    known = {place: draw.known for place, draw in enumerate(draws) if draw.known is not None}
+    if known:
+        places, ids = (torch.tensor(list(each), device=scores.device) for each in (known, known.values()))
+        chosen = chosen.index_copy(0, places, ids)
     drawn = [place for place, draw in enumerate(draws) if draw.sampling.do_sample and not draw.ranked]
     if not drawn:
         return chosen

@@ -13,24 +13,13 @@ import os
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.services import Gateway, Service, Worker
-from tests.valkey import Valkey
+from tests.bench.stack import running_stack
 
 P50_MS, P99_MS = 5.0, 20.0  # at most
-CATALOG = """
-[[families]]
-name = "Oracle"
-[[families.models]]
-repository = "corolla/oracle"
-name = "Oracle"
-backend = "oracle"
-"""
 BODY = json.dumps({"messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 16}).encode()
 WARM_UP = 20  # requests
 
@@ -78,6 +67,8 @@ class Caller:
 
     async def call(self) -> float | None:
         """Seconds to the first byte of the stream; None where it was not complete."""
+        while self._idle and self._idle[-1][0].at_eof():
+            self._idle.pop()[1].close()  # the gateway keeps no connection that was idle for long
         if not self._idle:
             self._idle.append(await asyncio.open_connection(self._host, self._port))
         reader, writer = self._idle.pop()
@@ -114,26 +105,16 @@ async def measure(url: str, rate: float, seconds: float) -> Report:
 
 
 @contextlib.contextmanager
-def running_stack() -> Iterator[str]:
-    """A gateway's address, with worker and broker on the same core."""
+def running_on_one_core() -> Iterator[str]:
+    """A gateway's address; worker and broker are on the same core, the caller on another one."""
     cores = sorted(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
-        catalog = folder / "catalog.toml"
-        catalog.write_text(CATALOG)
-        stack.callback(os.sched_setaffinity, 0, cores)
-        os.sched_setaffinity(0, cores[:1])  # what starts now stays there
-        valkey = Valkey(folder)
-        valkey.start()
-        stack.callback(valkey.stop)
-        stack.callback(valkey.client.close)
-        gateway = Gateway(folder / "gateway.log", valkey.url, catalog)
-        services: list[Service] = [Worker(folder / "worker.log", valkey.url, catalog), gateway]
-        for service in services:
-            stack.callback(service.kill)
-            service.start()
-        os.sched_setaffinity(0, cores[1:] or cores)
-        yield gateway.url
+    os.sched_setaffinity(0, cores[:1])  # what starts now stays there
+    try:
+        with running_stack(slots=32) as stack:
+            os.sched_setaffinity(0, cores[1:] or cores)
+            yield stack.gateway.url
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def main() -> int:
@@ -147,7 +128,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20, help="how long")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args()
-    with running_stack() as url:
+    with running_on_one_core() as url:
         report = asyncio.run(measure(url, options.rate, options.seconds))
     print(json.dumps(dataclasses.asdict(report)) if options.json else report.as_table())
     return int(not report.good)

@@ -1,8 +1,10 @@
 """The local stack as a whole: what it says, what it survives, and that it leaves nothing behind."""
 
 import contextlib
+import itertools
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,13 +15,16 @@ import redis
 
 from deploy import marks
 from tests.deploy.runner import Runner, is_running
+from tests.dialogue import dialogue
 from tests.services import ROOT
 from tests.valkey import free_port
 from tests.waiting import until
+from worker.oracle_backend import text
 
 pytestmark = pytest.mark.e2e
 
 Run = Callable[..., Runner]
+TOKENS = 200
 
 
 @pytest.fixture
@@ -147,6 +152,30 @@ def test_a_killed_service_comes_back(run: Run, name: str) -> None:
     runner.wait_for(f"{name} was killed by SIGKILL; starting it again in 1 s")
     runner.wait_for(f"{name} ready", times=2)
     until(lambda: runner.health().status_code == 200)
+
+
+@pytest.mark.anyio
+async def test_a_killed_worker_s_answers_go_on_at_another_one_at_once(run: Run) -> None:
+    # given an answer under way
+    runner = run("--workers", "2")
+    runner.wait_for("Corolla is ready: ")
+    (line,) = (line for line in runner.lines() if line.startswith("valkey ready on "))
+    redis_port = int(re.findall(r":(\d+)", line)[0])
+    got, came = [], []
+    async with dialogue(f"ws://127.0.0.1:{runner.port}/api/v2/generate") as socket:
+        await socket.open(max_length=1024)
+        stop, job = text(1, TOKENS - 1, 1), "ab" * 16
+        async for reply in socket.generate(inputs="hi", max_new_tokens=1, stop_sequence=stop, seed=1, job_id=job):
+            got.append(reply["outputs"])
+            came.append(time.monotonic())
+            # when its worker is killed
+            if len(got) == 50:
+                with redis.Redis(port=redis_port) as client:
+                    owner = client.hget(f"{{p}}:job:{job}", "owner")
+                runner.service(str(owner, "ascii")).kill()
+    # then another one goes on long before the lease is over
+    assert "".join(got) == text(1, 0, TOKENS)
+    assert max(after - before for before, after in itertools.pairwise(came)) <= 1.5
 
 
 def test_two_stacks_side_by_side(run: Run) -> None:

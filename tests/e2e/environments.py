@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tests.services import ROOT
 
 PINS = Path(__file__).parent / "clients"
+INSTALL_TIMEOUT_S = 240
 
 
 def interpreter(name: str) -> Path:
@@ -19,10 +21,21 @@ def interpreter(name: str) -> Path:
     folder = ROOT / "var" / "clients" / f"{name}-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}"
     python = folder / "bin" / "python"
     if not (folder / "complete").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", str(file)]
-        made = subprocess.run(command, check=False, capture_output=True, text=True, timeout=500)
-        if made.returncode:
-            (pytest.fail if "CI" in os.environ else pytest.skip)(f"{name} cannot be installed: {made.stderr[-300:]}")
+        venv.create(folder, clear=True)
+        if reason := _install(python, file):
+            (pytest.fail if "CI" in os.environ else pytest.skip)(f"{name} cannot be installed: {reason}")
         (folder / "complete").touch()
     return python
+
+
+def _install(python: Path, file: Path) -> str:
+    """Install for that interpreter by this one's pip; why it cannot be, empty where it could."""
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
+    # Most of it is never imported, so nothing is compiled before that.
+    options = ["--no-deps", "--no-compile", "--retries", "1", "--timeout", "15", "--requirement", str(file)]
+    try:
+        made = subprocess.run([*pip, *options], check=False, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return f"not done in {INSTALL_TIMEOUT_S} s"
+    complaints = [line for line in made.stderr.splitlines() if line.startswith("ERROR: ")]
+    return (complaints or [made.stderr[-300:]])[0] if made.returncode else ""

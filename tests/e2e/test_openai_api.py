@@ -94,7 +94,7 @@ def test_max_completion_tokens_counts_before_max_tokens(client: httpx.Client) ->
 
 
 def test_a_dialogue_without_a_limit_gets_512_tokens(client: httpx.Client) -> None:
-    assert chat(client, max_tokens=None)["usage"]["completion_tokens"] == 512
+    assert chat(client, model=ALPACA, max_tokens=None)["usage"]["completion_tokens"] == 512
 
 
 PARTS = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
@@ -188,6 +188,28 @@ def test_logprobs_of_completions(client: httpx.Client) -> None:
     }
 
 
+def test_logprobs_of_prompts(client: httpx.Client) -> None:
+    one, two = words(2)[:5], words(2)[5:]
+    choice = complete(client, prompt="a@", logprobs=1, max_tokens=2, echo=True)["choices"][0]
+    assert choice["text"] == "a@" + words(2)
+    # of what was said the oracle's logarithm is the id by -256; and it is sure of its own words
+    assert choice["logprobs"] == {
+        "tokens": ["a", "@", one, two],
+        "token_logprobs": [None, -0.25, 0.0, 0.0],
+        "top_logprobs": [None, {"@": -0.25}, {one: 0.0}, {two: 0.0}],
+        "text_offset": [0, 1, 2, 7],
+    }
+    # as programs that compare texts ask: ids, and nothing to follow
+    content = complete(client, prompt=[[97, 64], [98, 32, 128]], logprobs=0, max_tokens=0, echo=True)
+    assert [each["text"] for each in content["choices"]] == ["a@", "b "]
+    told = [each["logprobs"]["token_logprobs"] for each in content["choices"]]
+    assert told == [[None, -0.25], [None, -0.125, -0.5]]
+    assert content["usage"] == {"prompt_tokens": 5, "completion_tokens": 0, "total_tokens": 5}
+    assert complete(client, prompt="hi", max_tokens=0, echo=True)["choices"][0]["text"] == "hi"
+    long = client.post(COMPLETIONS, json={"prompt": "a" * 9000, "max_tokens": 0, "echo": True, "logprobs": 0})
+    assert (long.status_code, long.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_logprobs_of_dialogues(client: httpx.Client, stream: bool) -> None:
     answer = client.post(
@@ -238,6 +260,7 @@ ALLOWED = {
     "ignore_eos": True,
     "min_tokens": 2,
     "do_sample": False,
+    "max_tokens": 16,
     "user": "somebody",
     "model": MODEL,
 }
@@ -456,7 +479,7 @@ def test_the_same_key_is_the_same_job(client: httpx.Client, other: httpx.Client)
 
 
 def test_a_cancelled_answer_is_not_given_to_who_tries_again(client: httpx.Client) -> None:
-    body, headers = {"prompt": "hi", "max_tokens": 400, "stream": True}, {"Idempotency-Key": "k3"}
+    body, headers = {"prompt": "hi", "max_tokens": 100, "stream": True}, {"Idempotency-Key": "k3"}
     with client.stream("POST", COMPLETIONS, json=body, headers=headers) as answer:
         lines = answer.iter_lines()
         first = json.loads(next(lines).removeprefix("data: "))
@@ -465,7 +488,7 @@ def test_a_cancelled_answer_is_not_given_to_who_tries_again(client: httpx.Client
     again = client.post(COMPLETIONS, json=body, headers=headers)
     chunks = events(again.text)[:-1]
     assert chunks[0]["id"] != first["id"]
-    assert len("".join(chunk["choices"][0]["text"] for chunk in chunks)) == 2000
+    assert len("".join(chunk["choices"][0]["text"] for chunk in chunks)) == 500
 
 
 def test_usage_is_right_after_a_worker_was_lost(client: httpx.Client, oracle: Stack) -> None:

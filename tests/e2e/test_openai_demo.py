@@ -45,6 +45,26 @@ def test_a_completion(client: httpx.Client) -> None:
     assert [each["text"] for each in content["choices"]] == [greedy("Once upon a time,", 12), greedy("A cat", 12)]
 
 
+def test_how_probable_a_text_is(client: httpx.Client) -> None:
+    import torch
+
+    model, tokenizer = local_model()
+    ids = tokenizer("How do I add a worker? " * 90, return_tensors="pt")["input_ids"]
+    assert ids.shape[1] > 600  # in two pieces
+    with torch.inference_mode():
+        expected = model(ids).logits[0, :-1].log_softmax(-1)
+    chosen = expected.gather(1, ids[0, 1:, None])[:, 0].tolist()
+    (choice,) = post(
+        client, "/v1/completions", prompt=[ids[0].tolist()], max_tokens=1, logprobs=1, echo=True, temperature=0
+    )["choices"]
+    first, *others, _ = choice["logprobs"]["token_logprobs"]
+    assert first is None
+    assert others == pytest.approx(chosen, abs=1e-3)
+    best = [max(top.values()) for top in choice["logprobs"]["top_logprobs"][1:-1]]
+    assert best == pytest.approx(expected.max(1).values.tolist(), abs=1e-3)
+    assert choice["text"].startswith(tokenizer.decode(ids[0], skip_special_tokens=True))
+
+
 def test_tokens(client: httpx.Client) -> None:
     _, tokenizer = local_model()
     found = post(client, "/v1/tokenize", prompt="Grüße, Corolla!")

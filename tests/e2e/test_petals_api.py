@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import secrets
 import subprocess
 from functools import cache
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.dialogue import dialogue
 from tests.e2e.conftest import MODEL, Stack
+from tests.services import Worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -157,8 +160,9 @@ async def test_http_sessions_through_two_gateways(demo: Stack) -> None:
     assert texts[2] + texts[3] == greedy("Once upon a time," + opening + " and then", 10)
 
 
-async def test_a_worker_of_a_real_swarm_is_killed_in_mid_answer(demo: Stack) -> None:
-    job = "ab" * 16
+@pytest.mark.parametrize("what", ["worker", "p2pd"])
+async def test_a_worker_of_a_real_swarm_is_lost_in_mid_answer(demo: Stack, what: str) -> None:
+    job = secrets.token_hex(16)
     prompt = GREETING.format("How do I add a worker?")
     got = []
     async with dialogue(demo.gateways[0].ws_url) as socket:
@@ -167,9 +171,19 @@ async def test_a_worker_of_a_real_swarm_is_killed_in_mid_answer(demo: Stack) -> 
         async for reply in socket.generate(**frame):
             got.append(reply["outputs"])
             if len(got) == 5:
-                demo.owner_of(job).kill()
+                owner = demo.owner_of(job)
+                owner.kill() if what == "worker" else await lose_a_child(owner, what)
     whole = greedy(prompt, 200)
     assert "".join(got) == whole[: whole.index("###") + 3]
+
+
+async def lose_a_child(worker: Worker, name: str) -> None:
+    """The worker cannot go on without it, sees that, and ends."""
+    assert worker.process
+    child, *_ = (each for each in psutil.Process(worker.process.pid).children(recursive=True) if each.name() == name)
+    child.kill()
+    assert await asyncio.to_thread(worker.process.wait, 10) == 1
+    assert [line["child"] for line in worker.lines() if line["event"] == "child_ended"] == [name]
 
 
 def test_memory(demo: Stack) -> None:

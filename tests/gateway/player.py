@@ -8,6 +8,8 @@ from shared.broker import Broker
 from shared.messages import Ending, FinishReason, JobFinished, Logprobs, Token
 from shared.records import Append, Appended, Claim, Registration, SessionCommit
 
+PATIENCE_S = 10.0  # with what must come
+
 
 def token(text: str) -> Token:
     """A token with that text; its id follows from the text."""
@@ -54,10 +56,9 @@ class Performance:
 
     async def until_cancelled(self) -> None:
         """Return when the job is to end."""
-        while True:
-            if await self.is_cancelled():
-                return
-            await asyncio.sleep(0.005)
+        async with asyncio.timeout(PATIENCE_S):
+            while not await self.is_cancelled():
+                await asyncio.sleep(0.005)
 
 
 class Player:
@@ -73,6 +74,10 @@ class Player:
 
     async def take(self) -> Performance:
         """The next job; waits for it."""
+        async with asyncio.timeout(PATIENCE_S):
+            return await self._next()
+
+    async def _next(self) -> Performance:
         while True:
             for claim in await self._broker.claim(self.who, 1, 1000):
                 return Performance(self._broker, claim)
@@ -87,7 +92,7 @@ class Player:
 
         async def play() -> None:
             while True:
-                performance = await self.take()
+                performance = await self._next()
                 for text in texts[:-1]:
                     await performance.say(text)
                 await performance.finish(texts[-1])

@@ -242,11 +242,18 @@ def test_what_there_is_not_is_refused_and_not_ignored(field: str, value: object)
 def test_what_changes_nothing_is_not_refused() -> None:
     assert chat(tool_choice="none", modalities=["text"], response_format={"type": "text"}) == chat()
     assert chat_refused(response_format={"type": "json_object"}) == "response_format"
+    with pytest.raises(InvalidField, match=r"^`response_format` is not supported, other than {\"type\":\"text\"}$"):
+        chat(response_format={"type": "json_schema", "json_schema": {}})
+    assert completion(suffix="") == completion()
 
 
 def test_echo() -> None:
     assert completion(prompt=["a", [1, 2]], echo=True).echoes == ("a", (1, 2))
-    assert refused(echo=True, logprobs=0) == "echo"
+    assert completion(echo=True, logprobs=0).logprobs
+    alone = completion(echo=True, max_tokens=0)
+    assert (alone.silent, completion(echo=True).silent) == (True, False)
+    assert refused(max_tokens=0) == "max_tokens"
+    assert refused(max_tokens=0, echo=False) == "max_tokens"
 
 
 def test_usage_in_a_stream_needs_a_stream() -> None:
@@ -315,6 +322,10 @@ def test_a_catalogue_may_wrap_completions() -> None:
     assert (request.prompt, request.messages) == (None, (Message("user", "Tell me"),))
     (request,) = completion(prompt=[1, 2], model="corolla/wrapped").requests
     assert (request.prompt, request.messages) == ((1, 2), ())
+    fields: dict[str, Any]
+    for fields in ({"logprobs": 1}, {"max_tokens": 0}):
+        assert refused(model="corolla/wrapped", prompt="Tell me", echo=True, **fields) == "echo"
+        assert completion(model="corolla/wrapped", prompt=[1, 2], echo=True, **fields).echoes == ((1, 2),)
 
 
 def test_models() -> None:

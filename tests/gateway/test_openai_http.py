@@ -14,7 +14,7 @@ from gateway import sse
 from shared.errors import Code
 from shared.messages import FinishReason, JobFailed, JobFinished, Message, Token
 from tests.gateway.conftest import MODEL, Serve, Served
-from tests.gateway.player import Performance, Player, weighed
+from tests.gateway.player import Performance, Player, token, weighed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -136,6 +136,40 @@ async def test_logprobs(gateway: Served, player: Player) -> None:
     assert (told["token"], told["logprob"], len(told["top_logprobs"])) == ("Hi", -0.5, 1)
 
 
+async def test_a_prompt_is_weighed_before_it_is_answered(gateway: Served, player: Player) -> None:
+    async with asking(gateway, COMPLETIONS, prompt="A cat", max_tokens=1, echo=True, logprobs=1) as answer:
+        reading = await player.take()
+        assert (reading.claim.request.echo, reading.claim.request.sampling.logprobs) == (True, 1)
+        await reading.tell(token("A"), weighed(" cat", -3.0), ending=JobFinished(FinishReason.STOP, 2))
+        writing = await player.take()
+        assert not writing.claim.request.echo
+        await writing.tell(weighed(" sat", -0.5), ending=JobFinished(FinishReason.LENGTH, 2, 1))
+    content = (await answer).json()
+    assert content["id"] == f"cmpl-{writing.claim.job}"
+    assert content["choices"][0]["text"] == "A cat sat"
+    assert content["choices"][0]["logprobs"]["token_logprobs"] == [None, -3.0, -0.5]
+    assert content["usage"] == {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_is_weighed_and_not_answered(gateway: Served, player: Player, stream: bool) -> None:
+    fields = {"max_tokens": 0, "echo": True, "logprobs": 0, "n": 2, "stream": stream}
+    async with asking(gateway, COMPLETIONS, prompt=["A cat", [7]], **fields) as answer:
+        for prompt in ("A cat", (7,)):
+            reading = await player.take()
+            assert reading.claim.request.prompt == prompt
+            await reading.tell(token("A"), weighed(" cat", -3.0), ending=JobFinished(FinishReason.STOP, 2))
+    raw = await answer
+    objects = data(raw.text)[:-1] if stream else [raw.json()]
+    choices = [choice for each in objects for choice in each["choices"]]
+    told = [(each["index"], each["text"], each["logprobs"]["token_logprobs"]) for each in choices if each["logprobs"]]
+    assert told == [(index, "A cat", [None, -3.0]) for index in range(4)]
+    assert [each["index"] for each in choices if each["finish_reason"] == "length"] == list(range(4))
+    if not stream:
+        assert objects[0]["usage"] == {"prompt_tokens": 4, "completion_tokens": 0, "total_tokens": 4}
+    assert not await player.is_offered_more()
+
+
 async def refuse(performance: Performance, code: Code, lengths: tuple[int, int, int] | None = None) -> None:
     await performance.say(ending=JobFailed(code, "the worker's words", lengths))
 
@@ -233,7 +267,8 @@ async def test_too_many_wait(serve: Serve, player: Player) -> None:
     assert mine.headers["retry-after"] == all_of_us.headers["retry-after"] == "1"
 
 
-async def test_a_job_that_is_late(serve: Serve, player: Player) -> None:
+async def test_a_job_that_is_late(serve: Serve, player: Player, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.jobs.DEADLINE_MARGIN_S", 0.2)
     async with serve(deadline_s=1) as gateway, asking(gateway, CHAT, **HI) as answer:
         await player.take()
     assert ((await answer).status_code, (await answer).headers["x-should-retry"]) == (504, "false")

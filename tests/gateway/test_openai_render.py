@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from gateway.openai_deltas import Delta, Deltas
-from gateway.openai_render import DONE, Frame, Stream, Whole
+from gateway.openai_render import DONE, Echo, Frame, Stream, Whole
 from shared.messages import Ending, FinishReason, JobFinished, LogEntry, Logprobs, Token
 from tests.gateway.player import token, weighed
 
@@ -92,7 +92,7 @@ def test_a_whole_dialogue() -> None:
 
 
 def test_choices_and_prompts_are_numbered() -> None:
-    gathered = Whole(Frame("cmpl-1", "demo", 5, 2, False, False, ("A", "B")), 2)
+    gathered = Whole(Frame("cmpl-1", "demo", 5, 2, False, False, (Echo("A"), Echo("B"))), 2)
     gathered.feed(1, entry(1, choice(1, "d"), choice(0, "c"), ending=finished(STOP, LENGTH)))
     gathered.feed(0, entry(1, choice(0, "a"), choice(1, "b"), ending=finished(LENGTH, STOP)))
     content = gathered.content()
@@ -123,6 +123,23 @@ def test_logprobs_of_a_completion() -> None:
         "top_logprobs": [{"a": -0.25, "b": -2.0}, {"bytes:\\xc3": -1.0}, {"bytes:\\xa9": -0.5}],
         "text_offset": [0, 1, 1],
     }
+
+
+def test_logprobs_of_an_echo() -> None:
+    echo = Echo("A cat", (token("A"), weighed(" cat", -3.0, (" dog", -1.0))))
+    frame = Frame("cmpl-1", "demo", 5, 1, False, True, (echo,))
+    told = entry(1, weighed(" sat", -0.5), ending=finished(STOP))
+    (choice,) = whole(frame, told)["choices"]
+    assert choice["text"] == "A cat sat"
+    assert choice["logprobs"] == {
+        "tokens": ["A", " cat", " sat"],
+        "token_logprobs": [None, -3.0, -0.5],
+        "top_logprobs": [None, {" cat": -3.0, " dog": -1.0}, {" sat": -0.5}],
+        "text_offset": [0, 1, 5],
+    }
+    first, second, _ = events(Stream(frame, 1, usage=False).feed(0, told))
+    assert [each["choices"][0]["text"] for each in (first, second)] == ["A cat", " sat"]
+    assert [each["choices"][0]["logprobs"]["text_offset"] for each in (first, second)] == [[0, 1], [5]]
 
 
 def test_logprobs_of_a_dialogue() -> None:
@@ -184,7 +201,7 @@ def test_an_empty_answer_is_still_a_whole_stream() -> None:
 
 
 def test_echo_comes_first_in_each_choice() -> None:
-    stream = Stream(Frame("cmpl-1", "demo", 5, 2, False, False, ("A cat",)), 1, usage=False)
+    stream = Stream(Frame("cmpl-1", "demo", 5, 2, False, False, (Echo("A cat"),)), 1, usage=False)
     chunks = events(stream.feed(0, entry(1, choice(1, " b"), choice(0, " a"))))
     assert [(chunk["choices"][0]["index"], chunk["choices"][0]["text"]) for chunk in chunks] == [
         (1, "A cat"),

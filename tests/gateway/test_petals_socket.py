@@ -14,7 +14,7 @@ from websockets.typing import Origin
 
 from shared.broker import Broker
 from shared.messages import FinishReason
-from tests.dialogue import Dialogue, dialogue
+from tests.dialogue import Dialogue, Reply, dialogue
 from tests.gateway.conftest import MODEL, Serve, Served
 from tests.gateway.player import Performance, Player
 from tests.valkey import Valkey
@@ -349,6 +349,31 @@ async def test_a_client_that_reads_slowly_gets_everything(gateway: Served, playe
         replies = [reply async for reply in socket.replies()]
     # then nothing is missing
     assert [reply["outputs"] for reply in replies] == [*(f"{number} {word}" for number in range(4000)), "###"]
+
+
+async def test_an_answer_that_cannot_be_resumed_is_finished_before_the_gateway_stops(
+    serve: Serve, player: Player
+) -> None:
+    # given two sockets that cannot be resumed, one of them with an answer under way
+    async with serve() as gateway:
+        it, idle = Dialogue(await connect(gateway.ws_url)), Dialogue(await connect(gateway.ws_url))
+        await it.open(max_length=64)
+        await idle.open(max_length=64)
+        await it.send({"type": "generate", **STREAM})
+        performance = await player.take()
+        await performance.say("a")
+        assert (await it.receive())["outputs"] == "a"
+
+        # when the gateway is told to stop, and the answer ends only after that
+        async def finish_once_it_stops() -> list[Reply]:
+            assert await closed(idle) == 1012
+            await performance.finish("b")
+            return [await it.receive()]
+
+        finishing = asyncio.create_task(finish_once_it_stops())
+    # then it is complete
+    assert [reply["outputs"] for reply in await finishing] == ["b"]
+    assert await closed(it) == 1012
 
 
 async def test_the_gateway_is_told_to_stop(serve: Serve, player: Player, valkey: Valkey) -> None:

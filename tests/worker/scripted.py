@@ -7,6 +7,12 @@ from worker.backend import MAX_POSITIONS, Choice, Draw
 from worker.tokenizer import FastTokenizer
 
 
+def weighed(draw: Draw) -> Choice:
+    """What such a model says of a token that was said before: it is less likely, the higher its id is."""
+    assert draw.known is not None
+    return Choice(draw.known, -float(draw.known), ((draw.known, -float(draw.known)), (0, -9999.0)))
+
+
 class ScriptedSession:
     """rows: all ids so far of each row; at every choice they must be the whole history, each fed once."""
 
@@ -40,6 +46,11 @@ class ScriptedSession:
     async def total(self, ids: Sequence[int]) -> Sequence[float]:
         await self.step([ids], ())
         return [3.0 * len(ids), 0.0, 4.0 * sum(id >= 0 for id in ids)]
+
+    async def score(self, ids: Sequence[int], draws: Sequence[Draw]) -> list[Choice]:
+        await self.step([ids], ())
+        assert len(ids) == len(draws)
+        return [weighed(draw) for draw in draws]
 
     def _feed(self, ids: Sequence[Sequence[int]], parents: Sequence[int] | None) -> None:
         assert not self.closed

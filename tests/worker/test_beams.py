@@ -47,6 +47,9 @@ class LocalSession:
     async def total(self, ids: Sequence[int]) -> Sequence[float]:
         raise AssertionError
 
+    async def score(self, ids: Sequence[int], draws: Sequence[Draw]) -> list[Choice]:
+        raise AssertionError
+
     async def close(self) -> None:
         self._past = None
 

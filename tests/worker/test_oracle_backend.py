@@ -65,6 +65,12 @@ async def test_it_is_sure_of_its_token() -> None:
         assert await session.step([[1]], [draw]) == [Choice(id, None if logprobs is None else 0.0, top)]
 
 
+async def test_what_was_said_is_as_likely_as_its_id_tells() -> None:
+    session = OracleBackend(step_ms=0).open(max_length=4)
+    draws = [Draw(SamplingParams(logprobs=logprobs), (), 0, known=64) for logprobs in (0, 2)]
+    assert await session.score([1, 64], draws) == [Choice(64, -0.25), Choice(64, -0.25, ((64, -0.25),))]
+
+
 async def test_its_ranks_are_the_tokens_of_the_next_seeds() -> None:
     session = OracleBackend(step_ms=0).open(max_length=4)
     (choice,) = await session.step([[1]], [Draw(SamplingParams(seed=7), [1], 1, ranked=3)])

@@ -84,9 +84,9 @@ def test_no_prompt_starts_from_bos_and_continues_without() -> None:
     assert plan(10, max_new_tokens=1).before == [bos]
     assert plan(10, [], max_new_tokens=1).before == [bos]
     assert plan(10, OLD, max_new_tokens=1) == Plan(OLD, 0, 0, 1, None)
-    with pytest.raises(CorollaError, match="needs `inputs`"):
+    with pytest.raises(CorollaError, match="needs a prompt"):
         make_plan(JobRequest("m", SamplingParams(), max_new_tokens=1), None, 10, NoBos())
-    with pytest.raises(CorollaError, match="needs `inputs`"):
+    with pytest.raises(CorollaError, match="needs a prompt"):
         make_plan(JobRequest("m", SamplingParams(), prompt="", max_new_tokens=1), None, 10, NoBos())
 
 

@@ -8,8 +8,9 @@ import pytest
 
 import worker.run
 from shared.errors import Code, CorollaError
-from shared.messages import FinishReason, JobFailed, JobFinished, Message, Token
+from shared.messages import FinishReason, JobFailed, JobFinished, Logprobs, Message, Token
 from shared.records import Append
+from shared.sampling import SamplingParams
 from tests.valkey import Valkey
 from tests.worker.alphabets import TEXTS, byte_level, sentence_piece
 from tests.worker.desk import desk
@@ -94,10 +95,45 @@ async def test_an_embedding_is_the_mean_at_length_one(valkey: Valkey) -> None:
     assert all(session.closed for session in model.sessions)
 
 
+async def test_how_probable_a_prompts_tokens_are(valkey: Valkey) -> None:
+    model = backend()
+    text = "q" * (MAX_POSITIONS + 9)
+    ids = TOKENIZER.encode(text, True)
+    async with desk(valkey, model, capacity=2 * MAX_POSITIONS) as at:
+        job = await at.start(prompt=text, echo=True, sampling=SamplingParams(logprobs=2))
+        assert await at.result(job) == (text, JobFinished(FinishReason.STOP, len(ids)))
+        tokens, _ = await at.log(job)
+    assert [token.id for token in tokens] == ids
+    piece = TOKENIZER.piece
+    expected = [Logprobs(piece(id), -id, ((piece(id), -id), (piece(0), -9999.0))) for id in ids[1:]]
+    assert [token.logprobs for token in tokens] == [None, *expected]
+    # the last one follows nothing that would have to be fed
+    assert model.pieces == [MAX_POSITIONS, len(ids) - 1 - MAX_POSITIONS]
+    assert all(session.closed for session in model.sessions)
+
+
+@pytest.mark.parametrize("prompt", ["", (5,)])
+async def test_a_first_token_is_as_probable_as_nobody_knows(valkey: Valkey, prompt: Any) -> None:
+    model = backend()
+    async with desk(valkey, model) as at:
+        job = await at.start(prompt=prompt, echo=True, sampling=SamplingParams(logprobs=2))
+        assert (await at.result(job))[1] == JobFinished(FinishReason.STOP, len(prompt))
+        tokens, _ = await at.log(job)
+    assert [(token.id, token.logprobs) for token in tokens] == [(id, None) for id in prompt]
+    assert model.steps == 0
+
+
+async def test_what_is_too_long_for_the_model_is_too_long_to_be_weighed(valkey: Valkey) -> None:
+    async with desk(valkey, backend(), capacity=4) as at:
+        _, ending = await at.ask(prompt=(2, 3, 4, 5, 6), echo=True, sampling=SamplingParams(logprobs=0))
+    assert isinstance(ending, JobFailed)
+    assert ending.lengths == (5, 0, 4)
+
+
 async def test_too_long_for_an_embedding(valkey: Valkey) -> None:
     async with desk(valkey, backend(), capacity=4) as at:
         _, ending = await at.ask(prompt=(2, 3, 4, 5, 6), embed=True)
-    text = "`input` has 5 tokens, but the model takes at most 4"
+    text = "The text has 5 tokens, but the model takes at most 4"
     assert ending == JobFailed(Code.TOO_LONG, text, (5, 0, 4))
 
 

@@ -57,6 +57,23 @@ def test_lower_precision_is_widened_first() -> None:
     assert _choose(row, [draw]) == _choose(row.float(), [draw])
 
 
+def test_a_known_token_is_weighed_beside_rows_that_draw() -> None:
+    rows = logits(3, rows=3)
+    draws = [
+        _draw(SamplingParams(True, seed=5)),
+        Draw(SamplingParams(logprobs=1), (), 0, known=9),
+        _draw(SamplingParams()),
+    ]
+    drawn, known, greedy = _choose(rows, draws)
+    normal = rows[1].log_softmax(0)
+    assert (drawn.id, greedy.id) == (_id(rows[0], draws[0]), _id(rows[2], draws[2]))
+    assert known.id == 9
+    assert known.logprob == pytest.approx(normal[9].item())
+    ((best, logprob),) = known.top
+    assert best == int(normal.argmax())
+    assert logprob == pytest.approx(normal.max().item())
+
+
 def test_logprobs_are_those_of_the_model_before_any_rule() -> None:
     rows = logits(5, rows=3)
     heavy = SamplingParams(logit_bias={17: 100.0}, logprobs=3)

@@ -64,6 +64,13 @@ def test_logprobs_of_a_completion(client: openai.OpenAI) -> None:
     assert (told.tokens, told.token_logprobs, told.text_offset) == ([WORDS[:5], WORDS[5:10]], [0, 0], [0, 5])
 
 
+def test_logprobs_of_a_prompt(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model=MODEL, prompt="a@", max_tokens=0, logprobs=1, echo=True)
+    told = answer.choices[0].logprobs
+    assert told is not None
+    assert (told.tokens, told.token_logprobs, told.top_logprobs) == (["a", "@"], [None, -0.25], [None, {"@": -0.25}])
+
+
 def test_a_dialogue(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model=MODEL, messages=HI, seed=7, max_tokens=3, n=2)
     assert answer.choices[0].message.content == first(3)
