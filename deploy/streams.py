@@ -47,13 +47,14 @@ class WrongError(Exception):
 
 @dataclasses.dataclass
 class Seen:
-    """What the readers have seen. resumed: answers that went on over another connection; repeated: calls made again."""
+    """What the readers have seen. resumed: answers that went on over another connection; repeated: calls that were made
+    again, by reason."""
 
     answers: int = 0
     batches: int = 0
     tokens: int = 0
     resumed: int = 0
-    repeated: int = 0
+    repeated: Counter[str] = dataclasses.field(default_factory=Counter)
     longest_silence_s: float = 0.0
     errors: list[str] = dataclasses.field(default_factory=list)
 
@@ -77,11 +78,16 @@ class Reader:
                     self._seen.tokens += reply["token_count"]
                     if reply["stop"]:
                         return "".join(pieces)
-            except (OSError, WebSocketException):
-                self._seen.resumed += bool(cursor)
-                self._seen.repeated += not cursor
-                await asyncio.sleep(PAUSE_S)
+            except (OSError, WebSocketException) as error:
+                await self._again(error, bool(cursor))
         raise WrongError(f"no end within {PATIENCE_S:g} s")
+
+    async def _again(self, error: Exception, resumed: bool) -> None:
+        """The connection broke, or was refused: soon there is another one."""
+        self._seen.resumed += resumed
+        if not resumed:
+            self._seen.repeated[f"{type(error).__name__}: {error}"] += 1
+        await asyncio.sleep(PAUSE_S)
 
     async def _replies(self, question: str, cursor: Reply) -> AsyncIterator[Reply]:
         """Replies of one connection; `cursor` is the frame by which the next one resumes."""
@@ -106,9 +112,8 @@ class Reader:
         while time.monotonic() < end:
             try:
                 reply = _checked(await asyncio.to_thread(_post, self._address, question))
-            except (OSError, http.client.HTTPException):
-                self._seen.repeated += 1
-                await asyncio.sleep(PAUSE_S)
+            except (OSError, http.client.HTTPException) as error:
+                await self._again(error, False)
             else:
                 self._seen.tokens += TOKENS
                 return str(reply["outputs"])
@@ -121,10 +126,8 @@ class Reader:
         while time.monotonic() < end:
             try:
                 return await asyncio.to_thread(self._chunks, question, cursor)
-            except (OSError, http.client.HTTPException):
-                self._seen.resumed += bool(cursor.event)
-                self._seen.repeated += not cursor.event
-                await asyncio.sleep(PAUSE_S)
+            except (OSError, http.client.HTTPException) as error:
+                await self._again(error, bool(cursor.event))
         raise WrongError(f"no end within {PATIENCE_S:g} s")
 
     def _chunks(self, question: str, cursor: "_Cursor") -> str:
@@ -150,9 +153,8 @@ class Reader:
         while time.monotonic() < end:
             try:
                 texts = await asyncio.to_thread(_batch, self._address, "\n".join(lines), end)
-            except (OSError, http.client.HTTPException):
-                self._seen.repeated += 1
-                await asyncio.sleep(PAUSE_S)
+            except (OSError, http.client.HTTPException) as error:
+                await self._again(error, False)
             else:
                 self._seen.batches += 1
                 if len(texts) != LINES or len(set(texts)) != 1:
@@ -289,7 +291,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
         seen = asyncio.run(read_all(arguments.address, arguments.readers))
-        print(json.dumps(dataclasses.asdict(seen) | {"errors": dict(Counter(seen.errors))}), flush=True)
+        print(json.dumps(vars(seen) | {"errors": Counter(seen.errors)}), flush=True)
         return int(bool(seen.errors) or not seen.answers)
     return 130
 

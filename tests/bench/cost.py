@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ SLOTS = 32
 MODEL = "corolla/oracle"
 GATEWAY = "bench"
 QUIET_S = 5.0
-JOBS, SHORT, LONG = 64, 1, 100  # and their tokens
+JOBS, SHORT, LONG = 32, 1, 300  # and their tokens
 SESSIONS, TURN = 50, 100
 WORKERS = (10, 100, 1_000)
 ROUNDS = 200
@@ -45,17 +46,21 @@ BOUNDS = Bounds(1_000_000, 1_000_000)
 TOKEN, END = Token(300, "abcd "), JobFinished(FinishReason.STOP)
 
 
+class BrokenError(Exception):
+    """The broker did not give what it must."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Whole:
     """With a gateway and a worker. idle: of both, per second; job: without tokens; session: an idle one, per second;
-    memory in bytes: of an ended job without tokens, of a token in its log, of an idle session, of a token in it."""
+    bytes in memory: of an ended job with one token, of one with LONG tokens, of an idle session, of a token in it."""
 
     idle: Work
     job: Work
     token: Work
     session: Work
-    job_bytes: float
-    token_bytes: float
+    short_job_bytes: float
+    long_job_bytes: float
     session_bytes: float
     session_token_bytes: float
 
@@ -91,12 +96,12 @@ def measure_whole(stack: Stack) -> Whole:
         sums.append(spent[0].less(each_s, time.monotonic() - began).over(JOBS))
         sizes.append((_ended_jobs(broker) - before) / JOBS)
     token = (sums[1] - sums[0]).over(LONG - SHORT)
-    token_bytes = (sizes[1] - sizes[0]) / (LONG - SHORT)
     kept = _open_sessions(url, broker)
     with _metered(broker) as quiet:
         time.sleep(QUIET_S)
     session = (quiet[0].over(QUIET_S) - each_s).over(SESSIONS)
-    return Whole(each_s, sums[0].less(token, SHORT), token, session, sizes[0] - token_bytes * SHORT, token_bytes, *kept)
+    job = sums[0].less(token, SHORT)
+    return Whole(each_s, job, token, session, sizes[0], sizes[1], kept[0], kept[1])
 
 
 @contextlib.contextmanager
@@ -121,15 +126,16 @@ def _open_sessions(url: str, client: Any) -> tuple[float, float]:
             for _ in range(SESSIONS)
         ]
         empty = memory(client, "*session:*")[1] / SESSIONS
-        for id in ids:
+
+        def turn(id: str) -> None:
             form = {"session_id": id, "inputs": "hi", "max_new_tokens": str(TURN)}
-            assert caller.post("/generate", data=form).json()["ok"] is True
+            if not caller.post("/generate", data=form).json()["ok"]:
+                raise BrokenError("a session gave no answer")
+
+        with ThreadPoolExecutor(SESSIONS) as pool:
+            list(pool.map(turn, ids))
     full = memory(client, "*session:*")[1] / SESSIONS
     return full, (full - empty) / (TURN + len("hi"))
-
-
-class BrokenError(Exception):
-    """The broker did not give what it must."""
 
 
 class CrowdMeter:
@@ -142,10 +148,13 @@ class CrowdMeter:
 
     async def measure(self) -> Crowd:
         """All of it."""
-        for who in self._workers:
-            await self._broker.claim(who, SLOTS, 0)
+        # Where the broker has just started, nobody looks for lost jobs.
+        await asyncio.sleep(self._broker.timing.lease_ms / 1000 + 2)
+        await self._register()
         token_us, beat_us = await self._full_worker()
+        await self._register()
         look_us = await self._us(self._look, ROUNDS)
+        await self._register()
         job_us = await self._us(self._job, ROUNDS)
         timing = self._broker.timing
         upkeep = len(self._workers) * (beat_us / timing.beat_s + look_us / timing.reap_s)
@@ -153,6 +162,11 @@ class CrowdMeter:
         return Crowd(
             len(self._workers), beat_us, look_us, job_us, token_us, upkeep / 1e4, left_us / job_us, left_us / token_us
         )
+
+    async def _register(self) -> None:
+        """All workers are alive."""
+        for who in self._workers:
+            await self._broker.claim(who, SLOTS, 0)
 
     async def _us(self, operation: Callable[[], Awaitable[None]], times: int) -> float:
         """The broker's CPU time of one, microseconds."""
@@ -253,7 +267,7 @@ def as_table(whole: Whole, crowds: list[Crowd]) -> str:
         f"{name:<34}" + "".join(f"{each:>12.2f}" for each in dataclasses.astuple(row)) for name, row in rows.items()
     ]
     lines.append(
-        f"bytes kept: ended job {whole.job_bytes:.0f}, token in its log {whole.token_bytes:.1f}, "
+        f"bytes kept: ended job of one token {whole.short_job_bytes:.0f}, of {LONG} tokens {whole.long_job_bytes:.0f}; "
         f"session {whole.session_bytes:.0f}, token in it {whole.session_token_bytes:.1f}"
     )
     lines.append("".join(f"{field.name:>15}" for field in dataclasses.fields(Crowd)))
