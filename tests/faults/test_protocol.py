@@ -8,7 +8,14 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from shared.broker import Broker
 from shared.errors import CorollaError
@@ -20,6 +27,7 @@ from shared.sampling import SamplingParams
 from tests.faults.conftest import FULL, SEED
 from tests.faults.keyspace import Keyspace
 from tests.valkey import Valkey
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -28,7 +36,8 @@ T = TypeVar("T")
 MODEL = "corolla/oracle"
 HOUR_MS = 3_600_000
 DONE = JobFinished(FinishReason.LENGTH)
-JOBS = st.sampled_from([f"{number:032x}" for number in range(8)])
+NAMES = [f"{number:032x}" for number in range(5)]
+JOBS = st.sampled_from(NAMES)
 WORKERS = st.sampled_from(["w1", "w2", "w3"])
 SESSIONS = st.sampled_from(["s1", "s2"])
 
@@ -84,6 +93,16 @@ class Protocol(RuleBasedStateMachine):
         """What that operation gives."""
         return self.runner.run(work)
 
+    @initialize(sessions=st.lists(st.none() | SESSIONS, max_size=4))
+    def begin(self, sessions: list[str | None]) -> None:
+        """Most of what can happen needs jobs that run."""
+        for session in sessions:
+            if session:
+                self.open_session(session)
+        for name, session in zip(NAMES, sessions, strict=False):
+            self.submit(name, "t1", "interactive", session, 6)
+        self.claim("w1", 3)
+
     @rule(
         name=JOBS,
         tenant=st.sampled_from(["t1", "t2", "t3"]),
@@ -126,11 +145,27 @@ class Protocol(RuleBasedStateMachine):
             job for job in self.jobs.values() if job.doomed or job.stalls == self.broker.timing.stall_limit
         )
 
-    @rule(data=st.data(), shift=st.sampled_from([0, 0, 0, -2, -1, 1]), count=st.integers(0, 3), ends=st.booleans())
+    @precondition(lambda self: self.leases)
+    @rule(
+        data=st.data(),
+        shift=st.sampled_from([0, 0, 0, -2, -1, 1]),
+        count=st.integers(0, 3),
+        ends=st.sampled_from([False, False, True]),
+    )
     def append(self, data: st.DataObject, shift: int, count: int, ends: bool) -> None:
-        if not self.leases or not (count or ends):
-            return
-        lease = data.draw(st.sampled_from(self.leases))
+        """Under a lease that holds or does not."""
+        if count or ends:
+            self.write(data.draw(st.sampled_from(self.leases)), shift, count, ends)
+
+    @precondition(lambda self: any(job.epoch and not job.done for job in self.jobs.values()))
+    @rule(data=st.data(), ends=st.sampled_from([False, False, False, True]))
+    def go_on(self, data: st.DataObject, ends: bool) -> None:
+        """Under a lease that holds."""
+        held = [lease for lease in self.leases if self.jobs[lease.job].epoch == lease.epoch]
+        self.write(data.draw(st.sampled_from(held)), 0, 1, ends)
+
+    def write(self, lease: Claim, shift: int, count: int, ends: bool) -> None:
+        """So many tokens, and perhaps the ending, so many places after the end of the log."""
         job = self.jobs[lease.job]
         first = max(job.last + 1 + shift, 1)
         ids = [*range(first, first + count)]
@@ -170,20 +205,26 @@ class Protocol(RuleBasedStateMachine):
             if job.epoch and not job.done:
                 job.owner = worker
 
+    @precondition(lambda self: self.leases)
     @rule(data=st.data())
     def requeue(self, data: st.DataObject) -> None:
-        if self.leases:
-            lease = data.draw(st.sampled_from(self.leases))
-            job = self.jobs[lease.job]
-            self.run(self.broker.requeue(Registration("w1", (MODEL,), 4), [(lease.job, lease.epoch)]))
-            if job.epoch == lease.epoch and not job.done:
-                job.stalls = max(job.stalls - 1, 0)
-                job.release()
+        lease = data.draw(st.sampled_from(self.leases))
+        job = self.jobs[lease.job]
+        self.run(self.broker.requeue(Registration("w1", (MODEL,), 4), [(lease.job, lease.epoch)]))
+        if job.epoch == lease.epoch and not job.done:
+            job.stalls = max(job.stalls - 1, 0)
+            job.release()
 
     @rule(worker=WORKERS)
     def leave(self, worker: str) -> None:
         self.run(self.broker.leave(worker))
         self.lose(job for job in self.jobs.values() if job.owner == worker)
+
+    @rule(old=WORKERS, new=WORKERS)
+    def take_over(self, old: str, new: str) -> None:
+        """Others go on where a worker left, who may still be heard."""
+        self.leave(old)
+        self.claim(new, 3)
 
     @rule(worker=WORKERS)
     def die(self, worker: str) -> None:
@@ -298,6 +339,9 @@ class Protocol(RuleBasedStateMachine):
 
 
 def test_any_order_of_operations(valkey: Valkey) -> None:
+    # A server that has just started takes no leases away.
+    until(lambda: valkey.client.info("server")["uptime_in_seconds"] > 0)
+
     @seed(SEED)
     class OnThisServer(Protocol):
         def __init__(self) -> None:
@@ -306,8 +350,8 @@ def test_any_order_of_operations(valkey: Valkey) -> None:
     run_state_machine_as_test(
         OnThisServer,
         settings=settings(
-            max_examples=300 if FULL else 60,
-            stateful_step_count=60 if FULL else 30,
+            max_examples=500 if FULL else 60,
+            stateful_step_count=60 if FULL else 40,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
