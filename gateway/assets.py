@@ -51,7 +51,18 @@ CHAT = (
     "trouble.js",
 )
 STATUS = ("block-chart.js", "make.js", "status.js", "theme-switch.js")
-OTHERS = ("base.css", "chat.css", "highlight-worker.js", "icon.svg", "status.css", "text.css", "theme.js")
+OTHERS = (
+    "base.css",
+    "chat.css",
+    "highlight-worker.js",
+    "icon.svg",
+    "narrow.css",
+    "settings.css",
+    "sidebar.css",
+    "status.css",
+    "text.css",
+    "theme.js",
+)
 OWN = (*CHAT, *(path for path in STATUS if path not in CHAT), *OTHERS)
 
 _TYPES = {

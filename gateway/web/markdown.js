@@ -10,6 +10,7 @@ const ALLOWED = {
   ).split(" "),
   ALLOWED_ATTR: ["align", "checked", "class", "disabled", "href", "start", "type"],
   ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,
+  ADD_URI_SAFE_ATTR: ["align", "start", "type"], // others have to match the line above
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,

@@ -92,6 +92,21 @@ async def test_code_is_highlighted_and_copied(page: ChatPage, player: Player) ->
     assert (await page.page.evaluate("navigator.clipboard.readText()")).startswith("Look:\n\n```python\ndef")
 
 
+async def test_tables_numbers_and_tasks_are_as_they_were_written(page: ChatPage, player: Player) -> None:
+    await answered(page, player, " |a|b|\n|-:|:-:|\n|1|2|\n\nFrom three:\n\n3. c\n4. d\n\n- [x] done\n- [ ] to do")
+    cells = page.answer.locator("td")
+    assert await cells.evaluate_all("cells => cells.map(cell => getComputedStyle(cell).textAlign)") == [
+        "right",
+        "center",
+    ]
+    assert await page.answer.locator("ol").get_attribute("start") == "3"
+    boxes = page.answer.get_by_role("checkbox")
+    assert await boxes.evaluate_all("boxes => boxes.map(box => [box.checked, box.disabled])") == [
+        [True, True],
+        [False, True],
+    ]
+
+
 async def test_formulas_stay_as_they_were_written(page: ChatPage, player: Player) -> None:
     await answered(
         page, player, r" Since \(a_1 * b_2 * c\) and $x_i * y_i$, it costs $5 or $6: \[ \sum_{i=1}^n i_*^2_* \]"
