@@ -231,10 +231,13 @@ class Broker:
         """Whether a live worker's name begins like this."""
         return bool(await self._link.run("alive", [self.keys.workers], beginning))
 
-    async def reap(self) -> None:
-        """Take lost jobs from dead and silent workers; not just after Redis came back, when all have been silent."""
+    async def reap(self, rest_ms: int = 0) -> None:
+        """Take lost jobs from dead and silent workers; not just after Redis came back, when all have been silent.
+
+        rest_ms: nor where somebody else did it within this time: it looks at every worker, and each of them asks.
+        """
         if await self._link.uptime_s() * 1000 > self.timing.lease_ms:
-            await self._link.run("reap", [self.keys.workers], self.timing.lease_ms)
+            await self._link.run("reap", [self.keys.workers], self.timing.lease_ms, rest_ms)
 
     async def control(self, worker: str) -> AsyncIterator[CancelJob | CloseSession]:
         """Words to this worker, for ever. One that is lost is made good by the next append, beat or idle time-out."""

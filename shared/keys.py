@@ -45,6 +45,7 @@ class Keys:
     workers (hash): worker → its models; serving:MODEL (set): workers
     session:S (hash): model, max_length, idle_ms, owner, running job, held; session:S:ids (list): packed token ids, one
         element a turn; session:S:turns (list): jobs in line
+    reaped (string, expires): somebody has just looked for lost jobs
     sessions (zset): open sessions by expiry; due (zset): unfinished jobs by the time at which they must be looked at
     dead (stream, bounded): ids of jobs given up
     file:F, batch:B (hash): body (JSON) and version of a record; owned:KIND:OWNER (zset): ids by creation

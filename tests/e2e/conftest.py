@@ -89,7 +89,7 @@ class Stack:
 
 
 RESTING = re.compile(
-    r"\{p\}:(job:\w{32}|log:\w{32}|ready:.*|worker:.*|workers|serving:.*|file:.*|batch:.*|owned:.*)|rq:.*"
+    r"\{p\}:(job:\w{32}|log:\w{32}|ready:.*|worker:.*|workers|reaped|serving:.*|file:.*|batch:.*|owned:.*)|rq:.*"
 )
 
 
