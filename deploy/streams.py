@@ -23,6 +23,7 @@ import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -256,6 +257,8 @@ def _checked(reply: Reply) -> Reply:
 async def read_all(address: str, readers: int) -> Seen:
     """Read until a signal."""
     seen, stop = Seen(), asyncio.Event()
+    # A thread for each reader that needs one, and for names to be resolved.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * readers))
     for each in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(each, stop.set)
     reader = Reader(address, seen)
