@@ -1,7 +1,8 @@
 # make up       everything on this machine: broker, swarm, WORKERS workers, GATEWAYS gateways from PORT on
 # make test     every test; needs nothing running
 # make check    style, types, import rules
-# make bench    the worker beside a plain Petals client; what a gateway adds, relays and holds; half an hour
+# make bench    the worker beside a plain Petals client; what a gateway adds, relays and holds; what more
+#                of both add, and what they cost the broker; most of an hour
 # make clean    forget what was installed, and the local stack's state
 
 PYTHON ?= python3.11
@@ -33,6 +34,8 @@ bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.first_byte
 	$(BIN)/python -m tests.bench.relay
 	$(BIN)/python -m tests.bench.idle
+	$(BIN)/python -m tests.bench.scale
+	$(BIN)/python -m tests.bench.cost
 
 clean:
 	rm -rf .venv var gateway/web/node_modules

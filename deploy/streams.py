@@ -23,6 +23,7 @@ import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -33,9 +34,7 @@ STOP = "###"
 CHAT = "/v1/chat/completions"
 TOKENS = 60  # of an HTTP call, and of the answers of a batch
 LINES = 10  # of a batch
-PATIENCE_S = 120.0
-# The batch of somebody who was killed is found a minute and a half later.
-BATCH_PATIENCE_S = 300.0
+PATIENCE_S, BATCH_PATIENCE_S = 120.0, 300.0  # a batch whose process was killed is found a minute and a half later
 PAUSE_S = 0.2
 
 Reply = dict[str, Any]
@@ -121,8 +120,7 @@ class Reader:
 
     async def events(self, question: str) -> str:
         """An answer as server-sent events, over as many connections as it takes."""
-        cursor = _Cursor(secrets.token_hex(8))
-        end = time.monotonic() + PATIENCE_S
+        cursor, end = _Cursor(secrets.token_hex(8)), time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             try:
                 return await asyncio.to_thread(self._chunks, question, cursor)
@@ -256,6 +254,8 @@ def _checked(reply: Reply) -> Reply:
 async def read_all(address: str, readers: int) -> Seen:
     """Read until a signal."""
     seen, stop = Seen(), asyncio.Event()
+    # Names are resolved in threads too.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * readers))
     for each in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(each, stop.set)
     reader = Reader(address, seen)

@@ -257,14 +257,17 @@ class Broker:
         """Whether a live worker's name begins like this."""
         return bool(await self._link.run("alive", [self.keys.workers], beginning))
 
-    async def reap(self) -> None:
+    async def reap(self, rest_ms: int = 0) -> None:
         """Take lost jobs from dead and silent workers; not just after Redis came back, or another server took its
-        place, when all have been silent."""
+        place, when all have been silent.
+
+        rest_ms: nor where somebody else did it within this time: it looks at every worker, and each of them asks.
+        """
         server, uptime_s = await self._link.server()
         if server != self._server:
             self._server, self._found_s = server, uptime_s if self._server else 0
         if (uptime_s - self._found_s) * 1000 > self.timing.lease_ms:
-            await self._link.run("reap", [self.keys.workers], self.timing.lease_ms)
+            await self._link.run("reap", [self.keys.workers], self.timing.lease_ms, rest_ms)
 
     async def control(self, worker: str) -> AsyncIterator[CancelJob | CloseSession]:
         """Words to this worker, for ever. One that is lost is made good by the next append, beat or idle time-out."""

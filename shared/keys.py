@@ -49,6 +49,7 @@ class Keys:
     session:S (hash): model, max_length, idle_ms, account, owner, running job, held; session:S:ids (list): packed token
         ids, one element a turn; session:S:turns (list): jobs in line
     gateways (zset): gateways by the time until which they count as live
+    reaped (string, expires): somebody has just looked for lost jobs
     sessions (zset): open sessions by expiry; due (zset): unfinished jobs by the time at which they must be looked at
     dead (stream, bounded): ids of jobs given up; pace (hash): model → mean time of its jobs, ms
     file:F, batch:B (hash): body (JSON) and version of a record; owned:KIND:OWNER (zset): ids by creation

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -42,6 +43,7 @@ JOBS, SHORT, LONG = 32, 1, 300  # and their tokens
 SESSIONS, TURN = 50, 100
 WORKERS = (10, 100, 1_000)
 ROUNDS = 200
+REST_MS = 60_000
 BOUNDS = Bounds(1_000_000, 1_000_000)
 TOKEN, END = Token(300, "abcd "), JobFinished(FinishReason.STOP)
 
@@ -67,13 +69,15 @@ class Whole:
 
 @dataclasses.dataclass(frozen=True)
 class Crowd:
-    """With so many workers: the broker's microseconds for each operation, a beat with all slots in use, and what
-    follows. upkeep_percent: of a core, for signs of life and looks for lost jobs; jobs_per_s, tokens_per_s: that the
-    rest of the core is enough for, jobs without tokens and tokens without jobs."""
+    """With so many workers: the broker's microseconds for each operation, and what follows. beat: with all slots in
+    use; look: for lost jobs; skip: where another worker has just looked. upkeep_percent: of a core, for all signs of
+    life and looks; jobs_per_s, tokens_per_s: that the rest of the core is enough for, jobs without tokens and tokens
+    without jobs."""
 
     workers: int
     beat_us: float
     look_us: float
+    skip_us: float
     job_us: float
     token_us: float
     upkeep_percent: float
@@ -153,14 +157,16 @@ class CrowdMeter:
         await self._register()
         token_us, beat_us = await self._full_worker()
         await self._register()
-        look_us = await self._us(self._look, ROUNDS)
+        look_us = await self._us(functools.partial(self._look, 0), ROUNDS)
+        skip_us = await self._us(functools.partial(self._look, REST_MS), ROUNDS)
         await self._register()
         job_us = await self._us(self._job, ROUNDS)
         timing = self._broker.timing
-        upkeep = len(self._workers) * (beat_us / timing.beat_s + look_us / timing.reap_s)
+        number = len(self._workers)
+        upkeep = number * (beat_us / timing.beat_s + skip_us / timing.reap_s) + look_us / timing.reap_s
         left_us = max(1e6 - upkeep, 0.0)
         return Crowd(
-            len(self._workers), beat_us, look_us, job_us, token_us, upkeep / 1e4, left_us / job_us, left_us / token_us
+            number, beat_us, look_us, skip_us, job_us, token_us, upkeep / 1e4, left_us / job_us, left_us / token_us
         )
 
     async def _register(self) -> None:
@@ -175,8 +181,8 @@ class CrowdMeter:
                 await operation()
         return spent[0].cpu_us / times
 
-    async def _look(self) -> None:
-        await self._broker.reap()
+    async def _look(self, rest_ms: int) -> None:
+        await self._broker.reap(rest_ms)
         await self._broker.sweep()
 
     async def _job(self) -> None:

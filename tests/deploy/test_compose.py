@@ -92,6 +92,15 @@ def test_only_the_load_balancer_is_reached_from_outside() -> None:
     ]
 
 
+def test_the_broker_can_be_opened_to_other_machines() -> None:
+    (service,) = yaml.safe_load((ROOT / "deploy/open-broker.yml").read_text())["services"].values()
+    (port,) = service["ports"]
+    # On this machine's own address, unless another one is named.
+    assert port == "${COROLLA_BROKER_ADDRESS:-127.0.0.1}:${COROLLA_BROKER_PORT:-6379}:6379"
+    assert service["networks"] == ["front"]
+    assert load()["networks"]["front"] == {}
+
+
 def test_only_who_needs_it_reaches_the_broker() -> None:
     assert load()["networks"]["broker"] == {"internal": True}
     users = {name for name, each in SERVICES.items() if "broker" in each["networks"]}

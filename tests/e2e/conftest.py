@@ -98,7 +98,7 @@ class Stack:
 
 
 RESTING = re.compile(
-    r"\{p\}:(job:\w{32}|log:\w{32}|pace|ready:.*|worker:.*|workers|gateways|serving:.*|file:.*|batch:.*|owned:.*)|rq:.*"
+    r"\{p\}:(job:\w{32}|log:\w{32}|pace|ready:.*|worker:.*|workers|gateways|reaped|serving:.*|file:.*|batch:.*|owned:.*)|rq:.*"
 )
 
 

@@ -201,7 +201,7 @@ async def test_a_worker_that_lost_its_lease_is_not_heard(broker: Broker, valkey:
 
 async def reap_until_claimed(broker: Broker, who: Registration) -> Claim:
     while True:
-        await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms)
+        await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms, 0)
         if claims := await broker.claim(who, 1, 50):
             return claims[0]
 
@@ -237,7 +237,7 @@ async def test_a_beat_keeps_a_lease(broker: Broker, valkey: Valkey) -> None:
     taken: list[Claim] = []
     while not taken:
         assert heart.beat([(kept.job, kept.epoch)], 2).fenced == frozenset()
-        await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms)
+        await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms, 0)
         taken = await broker.claim(OTHER, 4, 20)
     heart.close()
     # then the other one moves
@@ -273,6 +273,21 @@ async def test_no_job_is_taken_while_another_server_has_just_taken_its_place(
         await broker.reap()
         counts.append(len(reaped))
     assert counts == [1, 1, 1, 2]
+
+
+async def test_workers_look_for_lost_jobs_in_turn(broker: Broker, valkey: Valkey) -> None:
+    # given a job whose worker is gone, just after somebody has looked
+    await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms, 60_000)
+    await submit(broker, job("j1"))
+    await claim_one(broker)
+    valkey.client.delete("{p}:worker:w1")
+    # when another one looks
+    await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms, 60_000)
+    # then it leaves that to the first one, for that long
+    assert await broker.claim(OTHER, 1, 0) == []
+    valkey.client.delete("{p}:reaped")
+    await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms, 60_000)
+    assert len(await broker.claim(OTHER, 1, 0)) == 1
 
 
 async def test_draining_is_no_attempt(broker: Broker, valkey: Valkey) -> None:
