@@ -2,17 +2,20 @@
 # make test     every test; needs nothing running
 # make check    style, types, import rules
 # make bench    the worker beside a plain Petals client; what a gateway adds, relays and holds; half an hour
+# make faults   every way to fail, as often as its criterion asks; an hour; COROLLA_SEED=... repeats a run
+# make soak     answers are read for MINUTES minutes while something breaks every few seconds
 # make clean    forget what was installed, and the local stack's state
 
 PYTHON ?= python3.11
 WORKERS ?= 1
 GATEWAYS ?= 1
 PORT ?= 8000
+MINUTES ?= 120
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: up test check bench clean
+.PHONY: up test check bench faults soak clean
 
 up: $(INSTALLED)
 	@exec $(BIN)/python -m deploy.stack --workers $(WORKERS) --gateways $(GATEWAYS) --port $(PORT)
@@ -33,6 +36,12 @@ bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.first_byte
 	$(BIN)/python -m tests.bench.relay
 	$(BIN)/python -m tests.bench.idle
+
+faults: $(INSTALLED)
+	COROLLA_FAULTS=full $(BIN)/python -m pytest tests/faults
+
+soak: $(INSTALLED)
+	COROLLA_FAULTS=full $(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
 
 clean:
 	rm -rf .venv var

@@ -39,7 +39,7 @@ step_ms = {step_ms}
 
 
 def pytest_report_header() -> str:
-    """Says how to repeat the run."""
+    """How to repeat the run."""
     return f"faults: {'full' if FULL else 'short'}, COROLLA_SEED={SEED}"
 
 
@@ -93,11 +93,11 @@ class Stack:
                     found |= {f"{name}: pending"} if client.xpending(name, "workers")["pending"] else set()
         return found
 
-    async def rests(self) -> None:
-        """Return when nothing is left but finished jobs."""
+    async def settled(self) -> set[str]:
+        """What is left once nothing changes any more; waits for nothing to be left."""
         with contextlib.suppress(AssertionError):
             await until_async(lambda: not self.leftovers(), REST_S)
-        assert self.leftovers() == set()
+        return self.leftovers()
 
     def kill(self) -> None:
         """End all of it."""
@@ -137,7 +137,7 @@ async def running_stack(
         try:
             await start(stack)
             yield stack
-            await stack.rests()
+            assert await stack.settled() == set()
         finally:
             stack.kill()
 
@@ -166,4 +166,4 @@ async def stack(_stack: Stack) -> AsyncIterator[Stack]:
     yield _stack
     _stack.proxy.heal()
     await start(_stack)
-    await _stack.rests()
+    assert await _stack.settled() == set()

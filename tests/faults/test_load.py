@@ -70,7 +70,6 @@ async def test_cancels_and_disconnects(stack: Stack, dice: random.Random) -> Non
     # The step that is under way when the client leaves, and one more.
     assert quantile([more for more, _ in found], 0.95) <= 2 * BUSY
     assert quantile([seconds for _, seconds in found], 0.99) <= (STEP_S + 0.1) * BUSY
-    await stack.rests()
 
 
 async def test_deadlines(tmp_path: Path) -> None:
