@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,12 @@ class Stack:
         count = self.valkey.client.hget("{p}:waiting", "*")
         return int(count) if isinstance(count, bytes) else 0
 
+    def dead(self) -> list[str]:
+        """Jobs that were given up; they are forgotten."""
+        rows: Any = self.valkey.client.xrange("{p}:dead")
+        self.valkey.client.delete("{p}:dead")
+        return [str(fields[b"job"], "ascii") for _, fields in rows]
+
     def leftovers(self) -> set[str]:
         """Keys that a system at rest does not hold, jobs that have not ended, and entries that are pending."""
         client, found = self.valkey.client, set()
@@ -109,9 +116,18 @@ class Stack:
 
 @contextlib.asynccontextmanager
 async def running_stack(
-    folder: Path, workers: int = 2, gateways: int = 2, step_ms: int = 20, slots: int = 32, **settings: int | float
+    folder: Path,
+    workers: int = 2,
+    gateways: int = 2,
+    step_ms: int = 20,
+    slots: int = 32,
+    oddity: str = "",
+    **settings: int | float,
 ) -> AsyncIterator[Stack]:
-    """All of it, ready, with these settings of the gateways; in the end nothing may be left in the broker."""
+    """All of it, ready, with these settings of the gateways; in the end nothing may be left in the broker.
+
+    oddity: arguments of tests.faults.odd_worker, where the workers are to be such.
+    """
     valkey = Valkey(folder)
     valkey.start()
     catalog, files = folder / "catalog.toml", str(folder / "files")
@@ -134,6 +150,9 @@ async def running_stack(
                 for n in range(workers)
             ],
         )
+        if oddity:
+            for worker in stack.workers:
+                worker.name, worker.arguments = "tests.faults.odd_worker", oddity.split()
         try:
             await start(stack)
             yield stack

@@ -106,9 +106,10 @@ async def _deepest(stack: Stack, depths: list[int]) -> None:
 async def test_five_times_too_much(tmp_path: Path) -> None:
     """The line does not grow, who is refused hears when to come back, and who is not is served as fast as before."""
     bound, slots, tokens, users = 8, 4, 20, 3
-    settings = {"max_waiting": bound, "max_waiting_per_client": 3}
     capacity, seconds = slots / (tokens * STEP_S), 60 if FULL else 3
-    async with running_stack(tmp_path, workers=1, gateways=1, slots=slots, **settings) as stack:
+    async with running_stack(
+        tmp_path, workers=1, gateways=1, slots=slots, max_waiting=bound, max_waiting_per_client=3
+    ) as stack:
         depths: list[int] = []
         async with Asker(stack.gateways[0].url) as asker:
             full = await _offer(asker, 2 * capacity, seconds / 2, tokens, users)
