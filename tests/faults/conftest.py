@@ -8,7 +8,8 @@ import contextlib
 import dataclasses
 import os
 import random
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from tests.e2e.conftest import RESTING
 from tests.faults.proxy import Proxy
 from tests.faults.reader import Reader
-from tests.services import Gateway, Worker
+from tests.services import Gateway, Service, Worker
 from tests.valkey import Valkey
 from tests.waiting import until, until_async
 
@@ -77,6 +78,21 @@ class Stack:
             if state == b"running" and isinstance(owner, bytes):
                 found.setdefault(str(owner, "ascii"), set()).add(job)
         return found
+
+    def jobs(self) -> int:
+        """Jobs that the broker knows, finished ones included."""
+        return sum(1 for _ in self.valkey.client.scan_iter("{p}:job:*"))
+
+    @contextlib.contextmanager
+    def stopped(self, services: Sequence[Service]) -> Iterator[None]:
+        """These do nothing, as if their machine hung."""
+        for service in services:
+            service.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for service in services:
+                service.send(signal.SIGCONT)
 
     def waiting(self) -> int:
         """Jobs that were accepted and are not yet offered to workers."""

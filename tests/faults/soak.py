@@ -9,7 +9,6 @@ import asyncio
 import dataclasses
 import os
 import random
-import signal
 import statistics
 import sys
 import tempfile
@@ -75,13 +74,8 @@ async def _terminate(stack: Stack, dice: random.Random) -> None:
 
 
 async def _stop_and_continue(stack: Stack, dice: random.Random) -> None:
-    process = dice.choice(stack.workers).process
-    assert process is not None
-    process.send_signal(signal.SIGSTOP)
-    try:
+    with stack.stopped([dice.choice(stack.workers)]):
         await asyncio.sleep(LEASE_S * dice.uniform(0.5, 2))
-    finally:
-        process.send_signal(signal.SIGCONT)
 
 
 async def _reset(stack: Stack, dice: random.Random) -> None:

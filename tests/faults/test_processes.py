@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import os
 import random
-import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -70,12 +68,8 @@ async def test_workers_are_stopped_and_wake_up_again(stack: Stack, dice: random.
         async with reading(stack.readers(8, 250, first=100 * number + 1)):
             await asyncio.sleep(dice.uniform(0, 1))
             victim = dice.choice([worker for worker in stack.workers if stack.owned()[worker.registered]])
-            assert victim.process is not None
-            os.kill(victim.process.pid, signal.SIGSTOP)
-            try:
+            with stack.stopped([victim]):
                 await asyncio.sleep(LEASE_S * dice.uniform(1.5, 3 if FULL else 1.6))
-            finally:
-                os.kill(victim.process.pid, signal.SIGCONT)
         assert any(line.get("event") == "lease_lost" for line in victim.lines())
 
 
