@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.broker import Broker
-from tests.faults.conftest import FULL, Stack, running_stack, start
+from tests.faults.conftest import FULL, Stack, full_only, running_stack, start
 from tests.faults.reader import Reader, check, reading
 from tests.waiting import until_async
 
@@ -35,7 +35,7 @@ async def test_a_job_that_kills_its_worker_is_given_up(tmp_path: Path, workers: 
     """After three tries without a token; the jobs beside it are exact, even those that have no other worker."""
     async with running_stack(tmp_path, workers, oddity=f"--poison {POISON}") as stack:
         deaths: list[int | None] = []
-        others, poison = stack.readers(16, 200), Reader(stack.urls, POISON, 200)
+        others, poison = stack.readers(16, 100), Reader(stack.urls, POISON, 100)
         restarting = asyncio.create_task(_restart_often(stack, deaths))
         try:
             async with reading([*others, poison], position=4, whole=False):
@@ -52,7 +52,8 @@ async def test_a_job_that_kills_its_worker_is_given_up(tmp_path: Path, workers: 
         assert stack.dead() == [poison.job]
 
 
-@pytest.mark.parametrize("clock_s", [-HOUR_S, HOUR_S] if FULL else [HOUR_S])
+@full_only
+@pytest.mark.parametrize("clock_s", [-HOUR_S, HOUR_S])
 async def test_a_worker_whose_clock_is_wrong(tmp_path: Path, clock_s: int) -> None:
     """Only the broker's clock counts: leases, deadlines and answers are as ever, also where a worker is lost."""
     async with running_stack(tmp_path, oddity=f"--clock {clock_s}") as stack:
