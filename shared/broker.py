@@ -1,5 +1,6 @@
 """Jobs, tokens and sessions in Redis: every change is one Lua script, safe to send twice."""
 
+import asyncio
 import secrets
 import struct
 from collections.abc import AsyncIterator, Iterable
@@ -34,6 +35,9 @@ CANCELLED = encode(JobFinished(FinishReason.CANCELLED))
 LATE = encode(JobFailed(Code.DEADLINE, "The answer was not finished in time, please try again later"))
 UNREADABLE = JobFailed(Code.INTERNAL, "The worker does not understand the request, please try again later")
 POISON = encode(JobFailed(Code.POISON, "The request was given up: every worker that tried it failed"))
+# Jobs whose workers died of something are tried one at a time; the next one waits in a stream, where it would be read
+# over and over again.
+TRIAL_PAUSE_S = 0.05
 
 
 class Broker:
@@ -204,7 +208,10 @@ class Broker:
         streams += [self.keys.ready(model, lane) for model in who.models for lane in LANES]
         found = await self._link.read_one(who.worker, streams, block_ms)
         entries = [part for stream, entry, fields in found for part in (stream, entry, fields[b"job"])]
-        return await self._claim(who, free, entries) if entries else []
+        claims = await self._claim(who, free, entries) if entries else []
+        if entries and not claims:
+            await asyncio.sleep(TRIAL_PAUSE_S)
+        return claims
 
     async def _claim(self, who: Registration, free: int, entries: list[bytes]) -> list[Claim]:
         rows = await self._link.run(

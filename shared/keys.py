@@ -43,8 +43,8 @@ class Keys:
     log:J (stream): entry `<last seq>-0` with t (tokens) and e (ending); sub:J (set): gateways attached
     ready:MODEL:LANE (stream, group workers): ids of jobs that any worker may claim, by lane: resumed work first
     queue:MODEL:PRIORITY:TENANT (list), ring:MODEL:PRIORITY (list of tenants), waiting (hash, tenant or * → jobs)
-    worker:W (hash, expires): free and all slots, and its last report; worker:W:jobs (stream, group workers): jobs of
-        sessions it owns
+    worker:W (hash, expires): free and all slots, its last report, trial (a job that may be what its last worker died
+        of); worker:W:jobs (stream, group workers): jobs of sessions it owns
     workers (hash): worker → its models; serving:MODEL (set): workers
     session:S (hash): model, max_length, idle_ms, account, owner, running job, held; session:S:ids (list): packed token
         ids, one element a turn; session:S:turns (list): jobs in line

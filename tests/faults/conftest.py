@@ -8,15 +8,17 @@ import contextlib
 import dataclasses
 import os
 import random
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import RESTING
 from tests.faults.proxy import Proxy
 from tests.faults.reader import Reader
-from tests.services import Gateway, Worker
+from tests.services import Gateway, Service, Worker
 from tests.valkey import Valkey
 from tests.waiting import until, until_async
 
@@ -26,7 +28,8 @@ SEED = int(os.environ.get("COROLLA_SEED", random.randrange(2**31)))
 LEASE_S = 8.0 if FULL else 2.0
 REST_S = 20.0
 # Bounds of time are those of a quiet machine; the short form runs beside whatever else goes on.
-BUSY = 1 if FULL else 10
+BUSY = 1 if FULL else 30
+full_only = pytest.mark.skipif(not FULL, reason="only make faults has the time")
 CATALOG = """
 [[families]]
 name = "Oracle"
@@ -39,7 +42,7 @@ step_ms = {step_ms}
 
 
 def pytest_report_header() -> str:
-    """Says how to repeat the run."""
+    """How to repeat the run."""
     return f"faults: {'full' if FULL else 'short'}, COROLLA_SEED={SEED}"
 
 
@@ -77,10 +80,31 @@ class Stack:
                 found.setdefault(str(owner, "ascii"), set()).add(job)
         return found
 
+    def jobs(self) -> int:
+        """Jobs that the broker knows, finished ones included."""
+        return sum(1 for _ in self.valkey.client.scan_iter("{p}:job:*"))
+
+    @contextlib.contextmanager
+    def stopped(self, services: Sequence[Service]) -> Iterator[None]:
+        """These do nothing, as if their machine hung."""
+        for service in services:
+            service.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for service in services:
+                service.send(signal.SIGCONT)
+
     def waiting(self) -> int:
         """Jobs that were accepted and are not yet offered to workers."""
         count = self.valkey.client.hget("{p}:waiting", "*")
         return int(count) if isinstance(count, bytes) else 0
+
+    def dead(self) -> list[str]:
+        """Jobs that were given up; they are forgotten."""
+        rows: Any = self.valkey.client.xrange("{p}:dead")
+        self.valkey.client.delete("{p}:dead")
+        return [str(fields[b"job"], "ascii") for _, fields in rows]
 
     def leftovers(self) -> set[str]:
         """Keys that a system at rest does not hold, jobs that have not ended, and entries that are pending."""
@@ -93,11 +117,11 @@ class Stack:
                     found |= {f"{name}: pending"} if client.xpending(name, "workers")["pending"] else set()
         return found
 
-    async def rests(self) -> None:
-        """Return when nothing is left but finished jobs."""
+    async def settled(self) -> set[str]:
+        """What is left once nothing changes any more; waits for nothing to be left."""
         with contextlib.suppress(AssertionError):
             await until_async(lambda: not self.leftovers(), REST_S)
-        assert self.leftovers() == set()
+        return self.leftovers()
 
     def kill(self) -> None:
         """End all of it."""
@@ -109,9 +133,18 @@ class Stack:
 
 @contextlib.asynccontextmanager
 async def running_stack(
-    folder: Path, workers: int = 2, gateways: int = 2, step_ms: int = 20, slots: int = 32, **settings: int | float
+    folder: Path,
+    workers: int = 2,
+    gateways: int = 2,
+    step_ms: int = 20,
+    slots: int = 32,
+    oddity: str = "",
+    **settings: int | float,
 ) -> AsyncIterator[Stack]:
-    """All of it, ready, with these settings of the gateways; in the end nothing may be left in the broker."""
+    """All of it, ready, with these settings of the gateways; in the end nothing may be left in the broker.
+
+    oddity: arguments of tests.faults.odd_worker, where the workers are to be such.
+    """
     valkey = Valkey(folder)
     valkey.start()
     catalog, files = folder / "catalog.toml", str(folder / "files")
@@ -134,10 +167,13 @@ async def running_stack(
                 for n in range(workers)
             ],
         )
+        if oddity:
+            for worker in stack.workers:
+                worker.name, worker.arguments = "tests.faults.odd_worker", oddity.split()
         try:
             await start(stack)
             yield stack
-            await stack.rests()
+            assert await stack.settled() == set()
         finally:
             stack.kill()
 
@@ -166,4 +202,4 @@ async def stack(_stack: Stack) -> AsyncIterator[Stack]:
     yield _stack
     _stack.proxy.heal()
     await start(_stack)
-    await _stack.rests()
+    assert await _stack.settled() == set()

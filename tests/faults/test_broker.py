@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.asker import Answer, Asker
 from tests.faults.conftest import FULL, Stack, start
 from tests.faults.reader import Reader, reading
 from tests.waiting import until_async
@@ -55,3 +56,23 @@ async def test_the_broker_loses_the_tail_of_its_file(stack: Stack, with_worker: 
         told += sum(DISCONTINUITY in (reader.failure or "") for reader in readers)
         assert exact + told == STREAMS * (number + 1), [reader.failure for reader in readers]
     assert exact >= told
+
+
+async def _forget(stack: Stack, seeds: range) -> list[Answer]:
+    """Answers to questions that the broker accepts and forgets."""
+    safe, before = _file(stack.valkey.folder).stat().st_size, stack.jobs()
+    async with Asker(stack.gateways[0].url) as asker, asyncio.timeout(60), asyncio.TaskGroup() as group:
+        with stack.stopped(stack.workers):
+            asks = [group.create_task(asker.ask(seed, 20)) for seed in seeds]
+            await until_async(lambda: stack.jobs() == before + len(seeds))
+            stack.valkey.kill()
+            os.truncate(_file(stack.valkey.folder), safe)
+            stack.valkey.start()
+    return [ask.result() for ask in asks]
+
+
+async def test_the_broker_forgets_what_it_has_just_accepted(stack: Stack) -> None:
+    """The gateways send it again: no job vanishes, and each is answered once."""
+    for number in range(5 if FULL else 1):
+        answers = await _forget(stack, range(100 * number, 100 * number + STREAMS))
+        assert [answer.exact for answer in answers] == [True] * STREAMS

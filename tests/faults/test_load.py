@@ -12,7 +12,7 @@ import pytest
 
 from tests.dialogue import dialogue
 from tests.faults.asker import Answer, Asker
-from tests.faults.conftest import BUSY, FULL, Stack, running_stack
+from tests.faults.conftest import BUSY, FULL, Stack, full_only, running_stack
 from tests.faults.reader import quantile
 from tests.waiting import until_async
 
@@ -70,7 +70,6 @@ async def test_cancels_and_disconnects(stack: Stack, dice: random.Random) -> Non
     # The step that is under way when the client leaves, and one more.
     assert quantile([more for more, _ in found], 0.95) <= 2 * BUSY
     assert quantile([seconds for _, seconds in found], 0.99) <= (STEP_S + 0.1) * BUSY
-    await stack.rests()
 
 
 async def test_deadlines(tmp_path: Path) -> None:
@@ -107,9 +106,10 @@ async def _deepest(stack: Stack, depths: list[int]) -> None:
 async def test_five_times_too_much(tmp_path: Path) -> None:
     """The line does not grow, who is refused hears when to come back, and who is not is served as fast as before."""
     bound, slots, tokens, users = 8, 4, 20, 3
-    settings = {"max_waiting": bound, "max_waiting_per_client": 3}
-    capacity, seconds = slots / (tokens * STEP_S), 60 if FULL else 3
-    async with running_stack(tmp_path, workers=1, gateways=1, slots=slots, **settings) as stack:
+    capacity, seconds = slots / (tokens * STEP_S), 60 if FULL else 2
+    async with running_stack(
+        tmp_path, workers=1, gateways=1, slots=slots, max_waiting=bound, max_waiting_per_client=3
+    ) as stack:
         depths: list[int] = []
         async with Asker(stack.gateways[0].url) as asker:
             full = await _offer(asker, 2 * capacity, seconds / 2, tokens, users)
@@ -137,7 +137,7 @@ async def test_one_tenant_does_not_starve_nine(tmp_path: Path) -> None:
 
     async def keep_asking(asker: Asker, user: str) -> None:
         while True:
-            answer = await asker.ask(next(seeds), 20, user)
+            answer = await asker.ask(next(seeds), 10, user)
             assert answer.exact, answer
             done[user] += 1
 
@@ -176,7 +176,7 @@ async def _dawdle(port: int, ended_s: list[float]) -> None:
     ended_s.append(time.monotonic() - began)
 
 
-@pytest.mark.skipif(not FULL, reason="takes the time of a head; tests/gateway/test_heads.py has it in short")
+@full_only
 async def test_slow_lorises(stack: Stack) -> None:
     """500 sockets are closed within 15 s, and nobody else notices."""
     ended_s: list[float] = []

@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, seed, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -354,6 +354,8 @@ def test_any_order_of_operations(valkey: Valkey) -> None:
             stateful_step_count=60 if FULL else 40,
             deadline=None,
             database=None,
+            # To find the shortest way to a failure takes minutes.
+            phases=[Phase.generate, Phase.shrink] if FULL else [Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),
     )
