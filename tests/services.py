@@ -69,6 +69,11 @@ class Service:
         self.process.terminate()
         return self.process.wait(timeout=30)
 
+    def send(self, number: signal.Signals) -> None:
+        """Send the service's own process a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
     def kill(self) -> None:
         """kill -9 of the process; what it leaves behind (children) is ended after it."""
         if self.process is None:

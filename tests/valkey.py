@@ -37,6 +37,11 @@ class Valkey:
             assert time.monotonic() < end, "Valkey does not answer"
             time.sleep(0.01)
 
+    @property
+    def runs(self) -> bool:
+        """Whether the server's process is there."""
+        return self._process is not None and self._process.poll() is None
+
     def stop(self) -> None:
         """End the server in order."""
         self._end(signal.SIGTERM)
@@ -44,6 +49,11 @@ class Valkey:
     def kill(self) -> None:
         """End the server with SIGKILL; what it did not write to the file is lost."""
         self._end(signal.SIGKILL)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send the server's process a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def _end(self, how: signal.Signals) -> None:
         assert self._process is not None

@@ -13,7 +13,8 @@ import structlog
 
 from shared import catalog as catalogs
 from shared import logs, traces
-from shared.broker import Broker, Heart
+from shared.broker import Broker
+from shared.heart import Heart
 from shared.keys import Timing
 from shared.records import Registration
 from shared.settings import SettingError, read

@@ -9,6 +9,7 @@ from shared import traces
 from shared.errors import Code, CorollaError, TooLong
 from shared.messages import JobFailed
 from shared.records import Claim
+from shared.reports import Coverage
 from worker.metrics import Metrics
 from worker.models import Served
 from worker.outbox import Courier, Outbox
@@ -66,6 +67,16 @@ class Engine:
     def leases(self) -> list[Lease]:
         """Leases to renew; any thread may ask. That of a job whose step does not come back is left to expire."""
         return [run.lease for run in self._running if run.is_alive()]
+
+    def coverage(self) -> dict[str, Coverage]:
+        """How many servers hold each block, by model; any thread may ask."""
+        known = {key: served.backend.coverage() for key, served in self._models.items()}
+        return {key: each for key, each in known.items() if each}
+
+    @property
+    def tokens_made(self) -> float:
+        """Tokens since it was made; any thread may ask."""
+        return self._metrics.tokens_made
 
     def start(self, claim: Claim) -> None:
         """Run a job. If it runs here already, that was under a lease which is gone."""

@@ -38,6 +38,12 @@ class Metrics:
         )
         self.ended = Counter("corolla_worker_jobs_ended", "Jobs that ended here.", (*_MODEL, "why"), registry=registry)
 
+    @property
+    def tokens_made(self) -> float:
+        """Tokens of all models."""
+        samples = (sample for metric in self.tokens.collect() for sample in metric.samples)
+        return sum(sample.value for sample in samples if sample.name.endswith("_total"))
+
     def serve(self, host: str, port: int) -> None:
         """GET /metrics on this address, in threads of its own. Raises OSError."""
         start_http_server(port, host, self.registry)

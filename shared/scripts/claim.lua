@@ -1,7 +1,7 @@
 -- Give a worker jobs for its free slots.
 -- KEYS worker, its own stream
 -- ARGV prefix, worker, models (separated by spaces), slots, free, lease_ms, nonce, stall limit, finished_ms,
---      endings: cancelled, deadline, poison; then stream, entry, job of each entry that a blocking read has given already
+--      endings: cancelled, deadline, poison; dead_ms; then stream, entry, job of each entry that a blocking read has given already
 -- → per job: job, epoch, request, ms left, ms waited (nil but at the first claim), log
 --   entries, session or '', its max_length, held, committed ids (list)
 local worker, models, free = ARGV[2], ARGV[3], tonumber(ARGV[5])
@@ -16,6 +16,13 @@ local function session_of(name)
   return { name, tonumber(f[1]), tonumber(f[2]), redis.call('LRANGE', key .. ':ids', 0, -1) }
 end
 
+-- Whether the worker has a job on trial: one that has given no token since it was claimed, nor the time before.
+local function has_trial()
+  local job = redis.call('HGET', KEYS[1], 'trial')
+  local f = job and redis.call('HMGET', P .. 'job:' .. job, 'owner', 'state', 'stalls')
+  return f and f[1] == worker and f[2] == 'running' and f[3] ~= '0'
+end
+
 -- Start one entry, unless its job has ended or moved, or must end now. A job that already runs under this entry is
 -- one whose claim this worker never heard of, because the reply was lost: it starts anew.
 local function start(stream, entry, job)
@@ -28,21 +35,31 @@ local function start(stream, entry, job)
     return
   end
   local left = f[3] - now_ms()
+  -- What gave no token may be what its worker died of. A worker tries such jobs one at a time: else those that were
+  -- lost with a poisonous one would be lost with it every time, and given up like it.
+  if f[4] ~= '0' and has_trial() then return requeue(job, stream, entry) end
   if left <= 0 then return finish_early(job, ARGV[11], finished_ms) end
   if redis.call('HGET', key, 'cancelled') then return finish_early(job, ARGV[10], finished_ms) end
   if f[7] ~= '' and redis.call('EXISTS', P .. 'session:' .. f[7]) == 0 then
     return finish_early(job, ARGV[10], finished_ms)
   end
   if tonumber(f[4]) >= tonumber(ARGV[8]) then
-    redis.call('XADD', P .. 'dead', 'MAXLEN', 1000, '*', 'job', job)
-    return finish_early(job, ARGV[12], finished_ms)
+    finish_early(job, ARGV[12], finished_ms)
+    -- What an operator needs to try it again: see requeue_dead.lua.
+    local dead = redis.call('XADD', P .. 'dead', 'MAXLEN', 1000, '*', 'job', job)
+    redis.call('HSET', key, 'request', f[6], 'dead', dead)
+    redis.call('PEXPIRE', key, ARGV[13])
+    redis.call('PEXPIRE', P .. 'log:' .. job, ARGV[13])
+    return
   end
   local epoch = (f[5] + 1) .. ':' .. nonce
-  redis.call('HSET', key, 'state', 'running', 'owner', worker, 'epoch', epoch, 'claims', f[5] + 1, 'stalls', f[4] + 1)
+  redis.call('HSET', key, 'state', 'running', 'owner', worker, 'epoch', epoch, 'claims', f[5] + 1, 'stalls', f[4] + 1,
+    'started', now_ms())
   local s = session_of(f[7])
   local waited = f[5] == '0' and f[8] and now_ms() - f[8]
   local log = redis.call('XRANGE', P .. 'log:' .. job, '-', '+')
   claims[#claims + 1] = { job, epoch, f[6], left, waited, log, s[1], s[2], s[3], s[4] }
+  if f[4] ~= '0' then redis.call('HSET', KEYS[1], 'trial', job) end
 end
 
 local function read(stream)
@@ -60,7 +77,7 @@ local function read(stream)
 end
 
 touch_worker(worker, models, ARGV[4], free, ARGV[6])
-for i = 13, #ARGV, 3 do
+for i = 14, #ARGV, 3 do
   start(ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
 read(KEYS[2])

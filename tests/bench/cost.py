@@ -25,7 +25,8 @@ from typing import Any
 import httpx
 import uvloop
 
-from shared.broker import Broker, Heart
+from shared.broker import Broker
+from shared.heart import Heart
 from shared.messages import FinishReason, JobFinished, JobRequest, Token
 from shared.records import Append, Bounds, Claim, Registration, Submission
 from shared.sampling import SamplingParams

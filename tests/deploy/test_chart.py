@@ -132,7 +132,7 @@ def test_batches_are_answered_as_gateways_would() -> None:
     gateway, batches = (pod(manifests, part)["containers"][0] for part in ("gateway", "batches"))
     assert batches["command"] == ["python", "-m", "gateway.batch_worker"]
     added = {each["name"]: each["value"] for each in batches["env"][2:]}
-    assert added == {"A": "1", "B": "3", "COROLLA_TRUSTED_PROXIES": "10.0.0.0/8"}
+    assert added == {"A": "1", "B": "3", "COROLLA_AUTH": "off", "COROLLA_TRUSTED_PROXIES": "10.0.0.0/8"}
     assert batches["image"] == gateway["image"]
 
 

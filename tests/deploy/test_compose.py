@@ -86,7 +86,7 @@ def test_every_service_is_locked(name: str) -> None:
 def test_only_the_load_balancer_is_reached_from_outside() -> None:
     assert {name for name, each in SERVICES.items() if "ports" in each} == {"nginx", "grafana"}
     assert SERVICES["grafana"]["ports"] == ["127.0.0.1:3000:3000"]
-    assert SERVICES["nginx"]["ports"] == ["0.0.0.0:8000:8080"]
+    assert SERVICES["nginx"]["ports"] == ["127.0.0.1:8000:8080"]
     assert load(COROLLA_PORT="9000", COROLLA_ADDRESS="127.0.0.1")["services"]["nginx"]["ports"] == [
         "127.0.0.1:9000:8080"
     ]

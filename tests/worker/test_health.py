@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from shared.broker import Heart
+from shared.heart import Heart
 from shared.keys import Timing
 from shared.records import Registration
 from tests.services import ROOT

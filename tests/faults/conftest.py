@@ -1,0 +1,205 @@
+"""Stacks to break: real processes, a model whose every token is known, and a proxy before the broker.
+
+COROLLA_FAULTS=full runs each test as often as its criterion asks; else it is a short form. COROLLA_SEED repeats a run.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import RESTING
+from tests.faults.proxy import Proxy
+from tests.faults.reader import Reader
+from tests.services import Gateway, Service, Worker
+from tests.valkey import Valkey
+from tests.waiting import until, until_async
+
+FULL = os.environ.get("COROLLA_FAULTS") == "full"
+SEED = int(os.environ.get("COROLLA_SEED", random.randrange(2**31)))
+# In the short form all times of leases are shorter too.
+LEASE_S = 8.0 if FULL else 2.0
+REST_S = 20.0
+# Bounds of time are those of a quiet machine; the short form runs beside whatever else goes on.
+BUSY = 1 if FULL else 30
+full_only = pytest.mark.skipif(not FULL, reason="only make faults has the time")
+CATALOG = """
+[[families]]
+name = "Oracle"
+[[families.models]]
+repository = "corolla/oracle"
+name = "Oracle"
+backend = "oracle"
+step_ms = {step_ms}
+"""
+
+
+def pytest_report_header() -> str:
+    """How to repeat the run."""
+    return f"faults: {'full' if FULL else 'short'}, COROLLA_SEED={SEED}"
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    """What is random in a test follows from the seed of the run."""
+    return random.Random(SEED)
+
+
+@dataclasses.dataclass
+class Stack:
+    """A broker behind a proxy, gateways and workers over it."""
+
+    valkey: Valkey
+    proxy: Proxy
+    gateways: list[Gateway]
+    workers: list[Worker]
+
+    @property
+    def urls(self) -> list[str]:
+        """WebSocket addresses of the gateways."""
+        return [gateway.ws_url for gateway in self.gateways]
+
+    def readers(self, count: int, tokens: int, first: int = 1) -> list[Reader]:
+        """So many answers to read, each with a seed of its own."""
+        return [Reader(self.urls, seed, tokens) for seed in range(first, first + count)]
+
+    def owned(self) -> dict[str, set[str]]:
+        """Jobs that run, by the name of their worker."""
+        client = self.valkey.client
+        found: dict[str, set[str]] = {worker.registered: set() for worker in self.workers}
+        for job in (str(key, "ascii").removeprefix("{p}:job:") for key in client.scan_iter("{p}:job:*")):
+            state, owner = client.hmget(f"{{p}}:job:{job}", "state", "owner")
+            if state == b"running" and isinstance(owner, bytes):
+                found.setdefault(str(owner, "ascii"), set()).add(job)
+        return found
+
+    def jobs(self) -> int:
+        """Jobs that the broker knows, finished ones included."""
+        return sum(1 for _ in self.valkey.client.scan_iter("{p}:job:*"))
+
+    @contextlib.contextmanager
+    def stopped(self, services: Sequence[Service]) -> Iterator[None]:
+        """These do nothing, as if their machine hung."""
+        for service in services:
+            service.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for service in services:
+                service.send(signal.SIGCONT)
+
+    def waiting(self) -> int:
+        """Jobs that were accepted and are not yet offered to workers."""
+        count = self.valkey.client.hget("{p}:waiting", "*")
+        return int(count) if isinstance(count, bytes) else 0
+
+    def dead(self) -> list[str]:
+        """Jobs that were given up; they are forgotten."""
+        rows: Any = self.valkey.client.xrange("{p}:dead")
+        self.valkey.client.delete("{p}:dead")
+        return [str(fields[b"job"], "ascii") for _, fields in rows]
+
+    def leftovers(self) -> set[str]:
+        """Keys that a system at rest does not hold, jobs that have not ended, and entries that are pending."""
+        client, found = self.valkey.client, set()
+        for name in (str(each, "utf-8") for each in client.scan_iter()):
+            if not RESTING.fullmatch(name) or (":job:" in name and client.hget(name, "state") not in (b"done", None)):
+                found.add(name)
+            if ":ready:" in name or name.endswith(":jobs"):
+                with contextlib.suppress(Exception):
+                    found |= {f"{name}: pending"} if client.xpending(name, "workers")["pending"] else set()
+        return found
+
+    async def settled(self) -> set[str]:
+        """What is left once nothing changes any more; waits for nothing to be left."""
+        with contextlib.suppress(AssertionError):
+            await until_async(lambda: not self.leftovers(), REST_S)
+        return self.leftovers()
+
+    def kill(self) -> None:
+        """End all of it."""
+        for service in (*self.gateways, *self.workers):
+            service.kill()
+        self.valkey.stop()
+        self.valkey.client.close()
+
+
+@contextlib.asynccontextmanager
+async def running_stack(
+    folder: Path,
+    workers: int = 2,
+    gateways: int = 2,
+    step_ms: int = 20,
+    slots: int = 32,
+    oddity: str = "",
+    **settings: int | float,
+) -> AsyncIterator[Stack]:
+    """All of it, ready, with these settings of the gateways; in the end nothing may be left in the broker.
+
+    oddity: arguments of tests.faults.odd_worker, where the workers are to be such.
+    """
+    valkey = Valkey(folder)
+    valkey.start()
+    catalog, files = folder / "catalog.toml", str(folder / "files")
+    catalog.write_text(CATALOG.format(step_ms=step_ms))
+    async with Proxy(valkey.port) as proxy:
+        stack = Stack(
+            valkey,
+            proxy,
+            [Gateway(folder / f"gateway-{n}.log", proxy.url, catalog, files, **settings) for n in range(gateways)],
+            [
+                Worker(
+                    folder / f"worker-{n}.log",
+                    proxy.url,
+                    catalog,
+                    slots=slots,
+                    lease_ms=int(1000 * LEASE_S),
+                    beat_s=LEASE_S / 4,
+                    reap_s=LEASE_S / 8,
+                )
+                for n in range(workers)
+            ],
+        )
+        if oddity:
+            for worker in stack.workers:
+                worker.name, worker.arguments = "tests.faults.odd_worker", oddity.split()
+        try:
+            await start(stack)
+            yield stack
+            assert await stack.settled() == set()
+        finally:
+            stack.kill()
+
+
+async def start(stack: Stack) -> None:
+    """Start everything that does not run, and wait until the gateways are ready."""
+    if not stack.valkey.runs:
+        await asyncio.to_thread(stack.valkey.start)
+    for service in (*stack.workers, *stack.gateways):
+        if service.process is None or service.process.poll() is not None:
+            await asyncio.to_thread(service.start)
+    for gateway in stack.gateways:
+        await asyncio.to_thread(until, gateway.is_ready)
+
+
+@pytest.fixture(scope="package")
+async def _stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    async with running_stack(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def stack(_stack: Stack) -> AsyncIterator[Stack]:
+    """Two workers, two gateways, 20 ms a token; all of it runs, and nothing is left of the test before."""
+    await start(_stack)
+    yield _stack
+    _stack.proxy.heal()
+    await start(_stack)
+    assert await _stack.settled() == set()

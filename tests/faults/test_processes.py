@@ -1,0 +1,103 @@
+"""Workers and gateways are killed, stopped and told to leave while answers are read."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import BUSY, FULL, LEASE_S, Stack, running_stack, start
+from tests.faults.reader import Reader, check, quantile, reading
+from tests.services import Gateway, Worker
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1500)]
+
+BOUND_S = LEASE_S + 2 + 1  # the last: its prefill, which is a step here, and a busy machine
+KILLED = 8 if FULL else 2
+KILLS = 200 if FULL else 2
+STOPS = 50 if FULL else 1
+
+
+@contextlib.asynccontextmanager
+async def _kept_reading(stack: Stack, streams: int, tokens: int) -> AsyncIterator[list[Reader]]:
+    """So many answers at every moment of the block, each new one when one has ended; all that were read."""
+    read: list[Reader] = []
+    done = asyncio.Event()
+
+    async def follow(number: int) -> None:
+        while not done.is_set():
+            reader = Reader(stack.urls, 1000 * number + len(read), tokens)
+            read.append(reader)
+            await reader.read()
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(1, streams + 1):
+            group.create_task(follow(number))
+        yield read
+        done.set()
+    check(read)
+
+
+async def test_workers_are_killed_at_random_moments(tmp_path: Path, dice: random.Random) -> None:
+    """Every answer is exact; a silence lasts for the lease, 2 s and the prefill, for each kill that hit it."""
+    async with running_stack(tmp_path, workers=KILLED) as stack:
+        hit: dict[str, list[float]] = {}
+        async with _kept_reading(stack, 3 * KILLED, 600 if FULL else 150) as readers:
+            for _ in range(KILLS):
+                await asyncio.sleep(dice.uniform(0.5, 1.5))
+                owned = stack.owned()
+                victim = dice.choice([worker for worker in stack.workers if owned[worker.registered]] or stack.workers)
+                for job in owned[victim.registered]:
+                    hit.setdefault(job, []).append(time.monotonic())
+                victim.kill()
+                await asyncio.to_thread(victim.start)
+        assert hit
+        for reader in readers:
+            for begin, end in reader.silences:
+                # A stop sequence keeps back the newest tokens, so a kill may lie just before the last one that came.
+                kills = sum(begin - 1 < moment < end for moment in hit.get(reader.job or "", []))
+                assert end - begin <= BOUND_S * max(kills, 1), (reader.seed, end - begin, kills)
+
+
+async def test_workers_are_stopped_and_wake_up_again(stack: Stack, dice: random.Random) -> None:
+    """Nobody hears what a worker says whose lease was lost meanwhile."""
+    for number in range(STOPS):
+        async with reading(stack.readers(8, 250, first=100 * number + 1)):
+            await asyncio.sleep(dice.uniform(0, 1))
+            victim = dice.choice([worker for worker in stack.workers if stack.owned()[worker.registered]])
+            with stack.stopped([victim]):
+                await asyncio.sleep(LEASE_S * dice.uniform(1.5, 3 if FULL else 1.6))
+        assert any(line.get("event") == "lease_lost" for line in victim.lines())
+
+
+async def test_a_hundred_clients_go_on_at_another_gateway(tmp_path: Path) -> None:
+    """Their gateway is killed; they are back within half a second (p99) and nothing was cancelled."""
+    async with running_stack(tmp_path, slots=64, step_ms=50) as stack:
+        readers = [Reader(stack.urls, len(stack.urls) * number, 50) for number in range(1, 101)]
+        async with reading(readers, position=20):
+            await asyncio.to_thread(stack.gateways[0].kill)
+        assert all(reader.hits for reader in readers)
+        assert quantile([each for reader in readers for each in reader.resumed_s], 0.99) <= 0.5 * BUSY
+        await start(stack)
+
+
+async def test_services_are_told_to_leave_under_load(stack: Stack) -> None:
+    """SIGTERM: out within 30 s, sockets closed with 1012, no answer lost and no attempt counted."""
+    readers = stack.readers(20, 300)
+    async with reading(readers, position=20):
+        for service in (stack.workers[0], stack.gateways[0], stack.workers[1], stack.gateways[1]):
+            await _leave_and_come_back(service)
+    assert {code for reader in readers for code in reader.codes} == {1012}
+    assert max(reader.silence_s for reader in readers) < LEASE_S
+    stalls = [stack.valkey.client.hget(f"{{p}}:job:{reader.job}", "stalls") for reader in readers]
+    assert stalls == [b"0"] * len(readers)
+
+
+async def _leave_and_come_back(service: Worker | Gateway) -> None:
+    began = time.monotonic()
+    assert await asyncio.to_thread(service.terminate) == 0
+    assert time.monotonic() - began <= 30
+    await asyncio.to_thread(service.start)
