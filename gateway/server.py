@@ -39,7 +39,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As in uvicorn, which closes WebSockets at once, when what must be finished here is finished."""
-        # Connections that wait to be accepted would be reset: a balancer could not tell whether their requests got here.
+        # Connections that wait to be accepted would be reset, and a balancer could not tell whether requests got here.
         for listener in sockets or []:
             listener.listen(0)
         await asyncio.sleep(ACCEPT_S)
