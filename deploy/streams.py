@@ -67,9 +67,8 @@ class Reader:
 
     async def stream(self, question: str) -> str:
         """An answer over a WebSocket, over as many connections as it takes."""
-        pieces: list[str] = []
+        pieces, end = list[str](), time.monotonic() + PATIENCE_S
         cursor: Reply = {}
-        end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             try:
                 async for reply in self._replies(question, cursor):
@@ -90,7 +89,7 @@ class Reader:
 
     async def _replies(self, question: str, cursor: Reply) -> AsyncIterator[Reply]:
         """Replies of one connection; `cursor` is the frame by which the next one resumes."""
-        async with connect(f"ws://{self._address}/api/v2/generate", open_timeout=5) as socket:
+        async with connect(f"ws://{self._address}/api/v2/generate", open_timeout=15) as socket:
             if cursor:
                 await socket.send(json.dumps(cursor))
                 session = cursor["session_id"]

@@ -69,7 +69,8 @@ back() { # SERVICE CONTAINER
 
 kill_one() { # SERVICE
     local id
-    id=$(containers "$1" | head -n 1)
+    id=$(containers "$1")
+    id=${id%%$'\n'*}
     since=$(date +%s)
     quietly "$ENGINE" kill "$id"
     sleep 1
@@ -98,6 +99,8 @@ finish() {
     quietly compose down -v || true
 }
 trap finish EXIT
+set -E
+trap 'say "line $LINENO: $BASH_COMMAND"' ERR
 
 say "starting"
 mkdir -p var/log

@@ -15,6 +15,8 @@ from gateway.settings import Settings
 # How long answers under way may take after the word to stop; how long what was cut off then may take to end.
 GRACE_S = 25
 END_S = 2
+# How long connections are accepted that are there already.
+ACCEPT_S = 0.1
 # Messages above the limit are read, up to so many times the limit, to answer them in words; larger ones are cut off
 # with close code 1009.
 FRAME_MARGIN = 4
@@ -37,6 +39,10 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As in uvicorn, which closes WebSockets at once, when what must be finished here is finished."""
+        # Connections that wait to be accepted would be reset, and a balancer could not tell whether requests got here.
+        for listener in sockets or []:
+            listener.listen(0)
+        await asyncio.sleep(ACCEPT_S)
         for each in self.servers:
             each.close()
         for connection in list(self.server_state.connections):

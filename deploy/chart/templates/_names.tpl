@@ -80,6 +80,11 @@ resources: {{ toYaml (index (index . 0).Values (index . 1)).resources | nindent 
 - name: {{ $name }}
   value: {{ $value | quote }}
 {{- end }}
+{{- range $name, $key := merge (dict) (index $root.Values $part).secrets (index $root.Values $kind).secrets }}
+- name: {{ $name }}
+  valueFrom:
+    secretKeyRef: {name: {{ $root.Values.broker.secret }}, key: {{ $key }}}
+{{- end }}
 {{- end }}
 
 {{/* The files of batches, as a volume of the pods that write or read them. */}}
