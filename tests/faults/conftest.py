@@ -138,6 +138,7 @@ async def running_stack(
     gateways: int = 2,
     step_ms: int = 20,
     slots: int = 32,
+    lease_s: float = LEASE_S,
     oddity: str = "",
     **settings: int | float,
 ) -> AsyncIterator[Stack]:
@@ -160,9 +161,9 @@ async def running_stack(
                     proxy.url,
                     catalog,
                     slots=slots,
-                    lease_ms=int(1000 * LEASE_S),
-                    beat_s=LEASE_S / 4,
-                    reap_s=LEASE_S / 8,
+                    lease_ms=int(1000 * lease_s),
+                    beat_s=lease_s / 4,
+                    reap_s=lease_s / 8,
                 )
                 for n in range(workers)
             ],
