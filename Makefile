@@ -1,7 +1,8 @@
 # make up       everything on this machine: broker, swarm, WORKERS workers, GATEWAYS gateways from PORT on
 # make test     every test; needs nothing running
 # make check    style, types, import rules
-# make bench    the worker beside a plain Petals client; what a gateway adds, relays and holds; half an hour
+# make bench    the worker beside a plain Petals client; what a gateway adds, relays and holds; what more
+#                of both add, and what they cost the broker; most of an hour
 # make faults   every way to fail, as often as its criterion asks; an hour; COROLLA_SEED=... repeats a run
 # make soak     answers are read for MINUTES minutes while something breaks every few seconds
 # make clean    forget what was installed, and the local stack's state
@@ -36,6 +37,8 @@ bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.first_byte
 	$(BIN)/python -m tests.bench.relay
 	$(BIN)/python -m tests.bench.idle
+	$(BIN)/python -m tests.bench.scale
+	$(BIN)/python -m tests.bench.cost
 
 faults: $(INSTALLED)
 	COROLLA_FAULTS=full $(BIN)/python -m pytest tests/faults
@@ -44,9 +47,9 @@ soak: $(INSTALLED)
 	COROLLA_FAULTS=full $(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
 
 clean:
-	rm -rf .venv var
+	rm -rf .venv var gateway/web/node_modules
 
-$(INSTALLED): constraints.txt pyproject.toml
+$(INSTALLED): constraints.txt pyproject.toml gateway/web/package-lock.json
 	@command -v $(PYTHON) >/dev/null || \
 		{ echo "Corolla needs Python 3.11, but there is no '$(PYTHON)'; name one with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \

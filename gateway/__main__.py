@@ -6,7 +6,7 @@ import sys
 from gateway.app import create_app
 from gateway.server import listen, server
 from gateway.settings import Settings
-from shared import catalog, logs
+from shared import catalog, logs, traces
 from shared.settings import SettingError, read
 
 
@@ -15,6 +15,7 @@ def main() -> None:
     try:
         settings = read(Settings)
         models = catalog.load(settings.catalog)
+        traces.configure(settings.trace_url, "corolla-gateway")
     except (SettingError, catalog.CatalogError) as error:
         sys.exit(_complain(str(error), 2))
     logs.configure(settings.log_level)

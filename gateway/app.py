@@ -10,23 +10,27 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
-from starlette.staticfiles import StaticFiles
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
+from gateway.census import Census
 from gateway.docs import Docs
 from gateway.errors import http_failure
 from gateway.gateway import Gateway, build
+from gateway.guard import Guard
 from gateway.middleware import Cors, Requests
 from gateway.openai_batches import BatchesApi
 from gateway.openai_files import FilesApi
 from gateway.openai_http import OpenAi
 from gateway.openai_jobs import JobsApi
 from gateway.openai_readings import Readings
-from gateway.pages import WEB, Pages
+from gateway.pages import Pages
 from gateway.petals_http import PetalsHttp
 from gateway.petals_socket import PetalsSocket
 from gateway.settings import Settings
 from gateway.status import Status
+from gateway.swarm import SwarmStatus
+from gateway.tracing import Tracing
+from shared import traces
 from shared.catalog import Catalog
 from shared.keys import Timing
 
@@ -36,9 +40,12 @@ log = structlog.get_logger()
 def create_app(settings: Settings, catalog: Catalog, timing: Timing | None = None) -> Starlette:
     """The gateway as an ASGI application; it connects to the broker when it starts. Raises SettingError."""
     gateway = build(settings, catalog, timing)
+    layers = [Middleware(Cors, settings.cors_origins), Middleware(Tracing), Middleware(Requests, gateway.metrics)]
+    if settings.needs_keys:
+        layers.append(Middleware(Guard, gateway.keys))
     app = Starlette(
         routes=_routes(gateway),
-        middleware=[Middleware(Cors, settings.cors_origins), Middleware(Requests, gateway.metrics)],
+        middleware=layers,
         exception_handlers={HTTPException: http_failure},
         lifespan=lambda _: _living(gateway),
     )
@@ -63,22 +70,26 @@ async def _living(gateway: Gateway) -> AsyncIterator[None]:
             await gateway.jobs.close()
             hub.cancel()
             await asyncio.wait({hub})
+            await asyncio.to_thread(traces.close)
 
 
 def _routes(gateway: Gateway) -> list[BaseRoute]:
-    petals, openai, status = PetalsHttp(gateway), OpenAi(gateway), Status(gateway)
+    petals, openai, status, pages = PetalsHttp(gateway), OpenAi(gateway), Status(gateway), Pages()
     readings, jobs, docs = Readings(gateway), JobsApi(gateway), Docs()
+    census = Census(gateway.broker, gateway.catalog.models, gateway.metrics.registry)
     files, batches = FilesApi(gateway), BatchesApi(gateway)
     return [
-        Route("/", Pages(gateway.catalog).index),
-        Mount("/web", StaticFiles(directory=WEB)),
+        Route("/", pages.index),
+        Route("/status", pages.status),
+        Route("/web/{version}/{path:path}", pages.file),
         Route("/docs", docs.docs),
         Route("/docs.css", docs.style),
         Route("/openapi.json", docs.openapi),
         Route("/health/live", status.live),
         Route("/health/ready", status.ready),
-        Route("/metrics", gateway.metrics.scrape),
+        Route("/metrics", census.scrape),
         Route("/api/v1/models", status.models),
+        Route("/api/v1/status", SwarmStatus(gateway).status),
         Route("/api/v1/generate", petals.generate, methods=["POST"]),
         Route("/api/v1/open_inference_session", petals.open_session, methods=["GET", "POST"]),
         Route("/api/v1/close_inference_session", petals.close_session, methods=["GET", "POST"]),

@@ -28,7 +28,7 @@ from gateway.loopback import Answer, post
 from gateway.openai_objects import Counts, LineError
 from gateway.patience import patiently
 from gateway.settings import Settings
-from shared import catalog, logs
+from shared import catalog, logs, traces
 from shared.settings import read
 
 PIECE = 200
@@ -46,6 +46,7 @@ def run(id: str) -> Retry | None:
     """The job of RQ: answer the batch of that id. Stopped by SIGTERM it asks to be started again."""
     settings = read(Settings)
     logs.configure(settings.log_level)
+    traces.configure(settings.trace_url, "corolla-batches")
     gateway = build_for_batches(settings, catalog.load(settings.catalog))
     return None if asyncio.run(_run(gateway, id)) else Retry(max=RESTARTS)
 

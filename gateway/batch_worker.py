@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+import warnings
 
 import structlog
 from rq import Worker
@@ -42,6 +43,8 @@ def main() -> None:
         sys.exit(2)
     logs.configure(settings.log_level)
     logging.getLogger("rq").setLevel(logging.WARNING)
+    # RQ would tell others its address; where the broker has users, they cannot ask for it.
+    warnings.filterwarnings("ignore", "CLIENT LIST")
     queue = batch_queue(settings.redis_url)
     worker = BatchWorker(
         [queue],

@@ -7,8 +7,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from gateway.assets import WEB
 from gateway.openapi import document
-from gateway.pages import WEB
 
 _PAGE = """<!doctype html>
 <html lang="en">

@@ -13,6 +13,7 @@ from gateway.orders import Priority
 from gateway.petals_ws import Rules
 from gateway.settings import DAY_S, Settings
 from gateway.storage import Storage
+from shared.api_keys import ApiKeys
 from shared.broker import Broker
 from shared.catalog import Catalog
 from shared.keys import Keys, Timing
@@ -43,6 +44,7 @@ class Gateway:
     storage: Storage
     queue: BatchQueue
     drain: Drain
+    keys: ApiKeys
 
     async def aclose(self) -> None:
         """Drop all connections."""
@@ -51,8 +53,12 @@ class Gateway:
 
 
 def build_for_batches(settings: Settings, catalog: Catalog) -> Gateway:
-    """A gateway for requests of batches: they come after everybody else's, and may take as long as a batch may."""
-    own = dataclasses.replace(settings, gateway_name="", deadline_s=DAY_S)
+    """A gateway for requests of batches: they come after everybody else's, and may take as long as a batch may.
+
+    They wait for whoever is there, so no rates hold them up.
+    """
+    name = f"batch-{secrets.token_hex(8)}"
+    own = dataclasses.replace(settings, gateway_name=name, deadline_s=DAY_S, requests_per_min=0, tokens_per_min=0)
     return build(own, catalog, priority="batch")
 
 
@@ -62,7 +68,9 @@ def build(
     """A gateway of those settings, which serves the models of that catalogue. Raises SettingError."""
     broker = Broker(settings.redis_url, timing)
     hub = Hub(broker, settings.gateway_name or secrets.token_hex(8))
-    bounds = Bounds(settings.max_waiting_per_client, settings.max_waiting)
+    bounds = Bounds(
+        settings.max_waiting_per_client, settings.max_waiting, settings.requests_per_min, settings.tokens_per_min
+    )
     metrics = Metrics()
     jobs = Jobs(broker, hub, bounds, settings.deadline_s, settings.resume_grace_s, metrics, priority)
     rules = Rules(catalog, settings.max_prompt_chars, settings.max_frame_bytes, new_id, draw_seed)
@@ -71,7 +79,10 @@ def build(
     files = Shelf(link, keys, "file", File, 0, MAX_RECORDS)
     batches = Shelf(link, keys, "batch", Batch, BATCH_LIFE_MS, MAX_RECORDS)
     storage, queue = Storage(settings.files), BatchQueue(settings.redis_url)
-    return Gateway(settings, catalog, broker, hub, jobs, rules, metrics, link, files, batches, storage, queue, Drain())
+    drain, api_keys = Drain(), ApiKeys(link, keys, settings.key_pepper)
+    return Gateway(
+        settings, catalog, broker, hub, jobs, rules, metrics, link, files, batches, storage, queue, drain, api_keys
+    )
 
 
 def new_id() -> str:

@@ -212,8 +212,8 @@ class Hub:
     async def _check_often(self) -> None:
         away = False
         while True:
-            await asyncio.sleep(self._broker.timing.check_s)
             try:
+                await self._broker.announce(self.gateway)
                 jobs = {job for job, feeds in self._feeds.items() if any(feed.submitted for feed in feeds)}
                 if jobs or self._followers:
                     await self.check(jobs | self._followers.keys())
@@ -226,6 +226,7 @@ class Hub:
                 if away:
                     log.info("broker back", gateway=self.gateway)
                 away = False
+            await asyncio.sleep(self._broker.timing.check_s)
 
 
 def discontinuity() -> CorollaError:

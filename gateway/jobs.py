@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from gateway.hub import Feed, Hub, JobGone, discontinuity
@@ -17,6 +18,7 @@ from gateway.metrics import Course, Metrics
 from gateway.orders import Order, Priority, Queued
 from gateway.patience import BRIEF_S, patiently
 from gateway.transcript import Transcript
+from shared import traces
 from shared.broker import Broker
 from shared.errors import BrokerUnavailable, Code, CorollaError
 from shared.messages import Ending, FinishReason, JobFailed, JobFinished, LogEntry
@@ -24,6 +26,8 @@ from shared.records import Bounds, Submission
 
 # Workers and the broker end a late job; a gateway that hears nothing of it ends it this much later.
 DEADLINE_MARGIN_S = 5.0
+# A job that still waits is late by the broker's clock as well, this much after it is by the gateway's.
+SWEEP_DELAY_S = 0.05
 # A job that was accepted once is not refused when it is submitted again.
 UNBOUNDED = Bounds(2**31, 2**31)
 
@@ -57,6 +61,7 @@ class Run:
         self._transcript = Transcript(order.after)
         self._cancelled = False
         self._cancel_due = False
+        self._swept = False
         self._ahead = 0
 
     async def begin(self) -> None:
@@ -116,7 +121,18 @@ class Run:
             if self._left_s() + DEADLINE_MARGIN_S <= 0:
                 raise CorollaError(Code.DEADLINE, "The answer was not finished in time, please try again later")
             if entry is None:
-                await self._feed.wait(self._left_s() + DEADLINE_MARGIN_S)
+                await self._wait()
+
+    async def _wait(self) -> None:
+        """Return when something happened, or it is time to look at the deadline."""
+        left_s = self._left_s() + SWEEP_DELAY_S
+        if left_s > 0:
+            return await self._feed.wait(left_s)
+        if not self._swept:
+            self._swept = True
+            with contextlib.suppress(BrokerUnavailable):
+                await self._broker.sweep()
+        return await self._feed.wait(self._left_s() + DEADLINE_MARGIN_S)
 
     async def _submit(self, bounds: Bounds) -> None:
         order, request = self.order, self.order.request
@@ -133,6 +149,8 @@ class Run:
                 priority=order.priority,
                 session=order.session,
                 note=order.note,
+                account=order.caller.account,
+                payer=order.caller.payer,
             )
             return await self._broker.submit(submission, bounds)
 
@@ -191,7 +209,16 @@ class Jobs:
 
         Who leaves before its end cancels it: at once, or after the grace where the order is resumable.
         """
-        order = dataclasses.replace(order, priority=self._priority)
+        fields = {"corolla.job": order.job, "corolla.session": order.session, "corolla.priority": self._priority}
+        with traces.span("job", "PRODUCER", fields) as span:
+            async with self._run(_traced(order, self._priority, span)) as run:
+                try:
+                    yield run
+                finally:
+                    span.note({"corolla.outcome": run.outcome, "corolla.tokens": run.tokens})
+
+    @contextlib.asynccontextmanager
+    async def _run(self, order: Order) -> AsyncIterator[Run]:
         started, feed = time.monotonic(), self._hub.open(order.job, order.after)
         run = Run(order, feed, self._hub, self._broker, self._bounds, self._deadline_s, self._metrics)
         try:
@@ -211,9 +238,9 @@ class Jobs:
             linger.cancel()
         await asyncio.gather(*self._lingers, *self._endings, return_exceptions=True)
 
-    def close_session(self, session: str) -> None:
+    def close_session(self, session: str, account: str) -> None:
         """Close a session whose client has gone; its jobs end with it."""
-        _keep(self._endings, self._brave(lambda: self._broker.close_session(session)))
+        _keep(self._endings, self._brave(lambda: self._broker.close_session(session, account)))
 
     def _leave(self, order: Order) -> None:
         if order.resumable:
@@ -231,6 +258,12 @@ class Jobs:
         # Where even this fails, the job ends because no gateway follows it.
         with contextlib.suppress(BrokerUnavailable):
             await patiently(operation, BRIEF_S)
+
+
+def _traced(order: Order, priority: Priority, span: traces.Span) -> Order:
+    """The order with what this gateway adds to it."""
+    request = order.request and msgspec.structs.replace(order.request, trace=span.traceparent)
+    return dataclasses.replace(order, priority=priority, request=request)
 
 
 def _keep(tasks: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> None:

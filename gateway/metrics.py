@@ -1,4 +1,4 @@
-"""What a gateway counts, for Prometheus: GET /metrics.
+"""What a gateway counts, for Prometheus.
 
 The names vllm:* are those of vLLM's server, so that dashboards made for it show this one as well. Each gateway counts
 the jobs of its own clients; a sum over all gateways is the whole.
@@ -6,10 +6,7 @@ the jobs of its own clients; a sum over all gateways is the whole.
 
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from starlette.requests import Request
-from starlette.responses import Response
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shared.messages import JobFinished, LogEntry
 
@@ -20,11 +17,11 @@ _WHOLE_S = (0.1, 0.3, 1, 2, 5, 10, 20, 40, 60, 120, 300, 600)
 
 
 class Metrics:
-    """The instruments, and GET /metrics."""
+    """The instruments, and where they are registered."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
-        self._registry = registry
+        self.registry = registry
         self.waiting = Gauge("vllm:num_requests_waiting", "Requests that have no token yet.", _MODEL, registry=registry)
         self.running = Gauge("vllm:num_requests_running", "Requests with tokens, under way.", _MODEL, registry=registry)
         self.prompt_tokens = Counter(
@@ -65,10 +62,6 @@ class Metrics:
         self.requests = Counter(
             "corolla_http_requests", "HTTP requests, by the status of the answer.", ("status",), registry=registry
         )
-
-    async def scrape(self, _: Request) -> Response:
-        """GET /metrics."""
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
 
 class Course:

@@ -85,7 +85,8 @@ class Requests:
         exchange = _Exchange(scope, send)
         self._count(scope, 1)
         try:
-            await self._app(scope, receive, exchange.send)
+            with structlog.contextvars.bound_contextvars(request=exchange.id):
+                await self._app(scope, receive, exchange.send)
         except ClientDisconnect:
             exchange.status = CLIENT_GONE
         except asyncio.CancelledError:

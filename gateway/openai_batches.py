@@ -12,7 +12,7 @@ from gateway.bodies import json_fields, read_body
 from gateway.errors import json_answer
 from gateway.gateway import Gateway, new_id
 from gateway.openai_desk import refusal
-from gateway.openai_files import EVERYBODY, find_file, page
+from gateway.openai_files import find_file, owner_of, page
 from gateway.openai_types import BatchQuery, BatchRequest, read
 from gateway.patience import BRIEF_S, patiently
 from shared.errors import Code, CorollaError, InvalidField
@@ -36,15 +36,15 @@ class BatchesApi:
         """POST /v1/batches."""
         try:
             fields = json_fields(await read_body(request, self._gateway.settings.max_body_bytes))
-            return json_answer((await self._create(read(fields, BatchRequest))).shown())
+            return json_answer((await self._create(read(fields, BatchRequest), owner_of(request))).shown())
         except CorollaError as error:
             return refusal(error)
 
     async def list(self, request: Request) -> Response:
         """GET /v1/batches."""
         try:
-            asked = read(dict(request.query_params), BatchQuery)
-            found = await patiently(lambda: self._batches.list(EVERYBODY, asked.limit + 1, asked.after), BRIEF_S)
+            asked, owner = read(dict(request.query_params), BatchQuery), owner_of(request)
+            found = await patiently(lambda: self._batches.list(owner, asked.limit + 1, asked.after), BRIEF_S)
         except CorollaError as error:
             return refusal(error)
         return json_answer(page([batch.shown() for batch in found], asked.limit))
@@ -67,20 +67,20 @@ class BatchesApi:
         except CorollaError as error:
             return refusal(error)
 
-    async def _create(self, asked: BatchRequest) -> Batch:
+    async def _create(self, asked: BatchRequest, owner: str) -> Batch:
         if asked.endpoint not in ENDPOINTS:
             raise InvalidField("endpoint", f"`endpoint` must be one of {', '.join(ENDPOINTS)}")
         window = _WINDOW.fullmatch(asked.completion_window)
         hours = int(window[1]) if window else 0
         if not 0 < hours <= MAX_HOURS:
             raise InvalidField("completion_window", f"`completion_window` must be 1h to {MAX_HOURS}h, such as 24h")
-        file = await find_file(self._gateway, asked.input_file_id)
+        file = await find_file(self._gateway, asked.input_file_id, owner)
         if file.purpose != "batch":
             raise InvalidField("input_file_id", "`input_file_id` must name a file with the purpose batch")
         now = int(time.time())
         batch = Batch(
             id=f"batch_{new_id()}",
-            owner=EVERYBODY,
+            owner=owner,
             endpoint=asked.endpoint,
             input_file_id=file.id,
             completion_window=asked.completion_window,
@@ -88,7 +88,7 @@ class BatchesApi:
             expires_at=now + hours * HOUR_S,
             metadata=asked.metadata,
         )
-        if not await patiently(lambda: self._batches.put(EVERYBODY, batch.id, batch), BRIEF_S):
+        if not await patiently(lambda: self._batches.put(owner, batch.id, batch), BRIEF_S):
             raise CorollaError(Code.TENANT_BUSY, "There are too many batches of the last thirty days")
         await patiently(lambda: self._gateway.queue.add(batch.id, hours * HOUR_S), BRIEF_S)
         log.info("batch accepted", batch=batch.id, file=file.id)
@@ -97,7 +97,7 @@ class BatchesApi:
     async def _find(self, request: Request) -> Batch:
         id = request.path_params["id"]
         batch = await patiently(lambda: self._batches.get(id), BRIEF_S)
-        if batch is None or batch.owner != EVERYBODY:
+        if batch is None or batch.owner != owner_of(request):
             raise CorollaError(Code.SESSION_NOT_FOUND, f"No such batch: {ascii(id)[1:-1][:64]}")
         return batch
 

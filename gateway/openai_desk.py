@@ -7,9 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.bodies import BodyRefused
+from gateway.callers import caller_of
 from gateway.errors import failure_answer
 from gateway.gateway import Gateway, new_id
 from gateway.openai_words import failure_for, failure_of, no_worker
+from gateway.orders import Caller
 from gateway.patience import BRIEF_S, patiently
 from shared.errors import CorollaError
 from shared.messages import FinishReason, JobFinished
@@ -24,10 +26,9 @@ async def require_worker(gateway: Gateway, model: str) -> None:
         raise no_worker(model)
 
 
-def tenant_of(request: Request, user: str | None) -> str:
-    """Whose turn in the queue a job takes: the client's address, and the user whom it names."""
-    client = request.client.host if request.client else "-"
-    return f"{client} {ascii(user)[1:-1][:MAX_USER_CHARS]}" if user else client
+def tenant_of(caller: Caller, user: str | None) -> str:
+    """Whose turn in the queue a job takes: the caller's, and the user's whom it names."""
+    return f"{caller.payer} {ascii(user)[1:-1][:MAX_USER_CHARS]}" if user else caller.payer
 
 
 def job_ids(first: str, count: int) -> list[str]:
@@ -45,7 +46,7 @@ async def choose_id(gateway: Gateway, request: Request, body: bytes) -> str:
     key = request.headers.get("idempotency-key")
     if not key:
         return new_id()
-    whose = request.headers.get("authorization", "")
+    whose = caller_of(request).account or request.headers.get("authorization", "")
     digest = hashlib.blake2b(body, digest_size=32)
     for number in itertools.count():
         parts = (digest.hexdigest(), request.url.path, whose, key, str(number))

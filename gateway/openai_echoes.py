@@ -10,7 +10,7 @@ from gateway.openai_prompts import Prompt
 from gateway.openai_render import Echo
 from gateway.openai_runs import Read, reading
 from gateway.openai_texts import echo_of
-from gateway.orders import Order
+from gateway.orders import Caller, Order
 from shared.messages import FinishReason, JobFinished, LogEntry
 
 
@@ -27,10 +27,10 @@ class Told:
         return LogEntry(1, (), JobFinished(FinishReason.LENGTH, self.length, others=others))
 
 
-async def read_prompts(jobs: Jobs, call: Call, tenant: str) -> list[Told]:
+async def read_prompts(jobs: Jobs, call: Call, tenant: str, caller: Caller) -> list[Told]:
     """What a call wants to be told of its prompts; empty without echo. Raises CorollaError."""
     asked = {
-        number: Order(new_id(), echo_of(prompt, call.requests[number]), tenant=tenant)
+        number: Order(new_id(), echo_of(prompt, call.requests[number]), tenant=tenant, caller=caller)
         for number, prompt in enumerate(call.echoes)
         if call.logprobs or call.silent or not isinstance(prompt, str)
     }

@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from gateway.batch_records import File
 from gateway.bodies import BodyRefused
+from gateway.callers import caller_of
 from gateway.errors import json_answer
 from gateway.gateway import Gateway, new_id
 from gateway.openai_desk import refusal
@@ -22,7 +23,7 @@ from gateway.openai_types import MAX_FILES, FileQuery, read
 from gateway.patience import BRIEF_S, patiently
 from shared.errors import Code, CorollaError, InvalidField
 
-# Whose files and batches they are, as long as nobody has to say who they are.
+# Whose files and batches they are where nobody has to say who they are.
 EVERYBODY = "-"
 CHUNK = 1 << 18
 CHUNK_TIMEOUT_S = 30.0
@@ -46,8 +47,8 @@ class FilesApi:
     async def list(self, request: Request) -> Response:
         """GET /v1/files."""
         try:
-            asked = read(dict(request.query_params), FileQuery)
-            files = await patiently(lambda: self._files.list(EVERYBODY, MAX_FILES), BRIEF_S)
+            asked, owner = read(dict(request.query_params), FileQuery), owner_of(request)
+            files = await patiently(lambda: self._files.list(owner, MAX_FILES), BRIEF_S)
         except CorollaError as error:
             return refusal(error)
         if asked.order == "asc":
@@ -62,22 +63,22 @@ class FilesApi:
         """POST /v1/files: a multipart form with `file` and `purpose`."""
         try:
             async with self._form(request) as form:
-                return json_answer((await self._keep(form)).shown())
+                return json_answer((await self._keep(form, owner_of(request))).shown())
         except CorollaError as error:
             return refusal(error)
 
     async def show(self, request: Request) -> Response:
         """GET /v1/files/{id}."""
         try:
-            return json_answer((await find_file(self._gateway, request.path_params["id"])).shown())
+            return json_answer((await find_file(self._gateway, request.path_params["id"], owner_of(request))).shown())
         except CorollaError as error:
             return refusal(error)
 
     async def delete(self, request: Request) -> Response:
         """DELETE /v1/files/{id}."""
         try:
-            file = await find_file(self._gateway, request.path_params["id"])
-            await patiently(lambda: self._files.drop(EVERYBODY, file.id), BRIEF_S)
+            file = await find_file(self._gateway, request.path_params["id"], owner_of(request))
+            await patiently(lambda: self._files.drop(file.owner, file.id), BRIEF_S)
             await asyncio.to_thread(self._storage.remove, file.id)
         except CorollaError as error:
             return refusal(error)
@@ -86,7 +87,7 @@ class FilesApi:
     async def content(self, request: Request) -> Response:
         """GET /v1/files/{id}/content."""
         try:
-            file = await find_file(self._gateway, request.path_params["id"])
+            file = await find_file(self._gateway, request.path_params["id"], owner_of(request))
             opened = await asyncio.to_thread(self._storage.open, file.id)
         except FileNotFoundError:
             return refusal(no_file(request.path_params["id"]))
@@ -109,7 +110,7 @@ class FilesApi:
         async with contextlib.aclosing(_Closing(form)):
             yield form
 
-    async def _keep(self, form: FormData) -> File:
+    async def _keep(self, form: FormData, owner: str) -> File:
         upload, purpose = form.get("file"), form.get("purpose")
         if not isinstance(upload, UploadFile):
             raise InvalidField("file", "`file` is required")
@@ -119,8 +120,8 @@ class FilesApi:
             raise InvalidField("file", "`file` is empty")
         id, now = f"file-{new_id()}", int(time.time())
         size = await asyncio.to_thread(self._storage.write, id, upload.file)
-        file = File(id, EVERYBODY, size, now, (upload.filename or "")[:MAX_NAME_CHARS], purpose)
-        if not await patiently(lambda: self._files.put(EVERYBODY, id, file), BRIEF_S):
+        file = File(id, owner, size, now, (upload.filename or "")[:MAX_NAME_CHARS], purpose)
+        if not await patiently(lambda: self._files.put(owner, id, file), BRIEF_S):
             await asyncio.to_thread(self._storage.remove, id)
             raise CorollaError(Code.INVALID, "There are too many files, please delete some")
         log.info("file kept", file=id, bytes=size)
@@ -134,10 +135,15 @@ class _Closing:
         self.aclose = form.close
 
 
-async def find_file(gateway: Gateway, id: str) -> File:
-    """The record of that file. Raises CorollaError where there is none."""
+def owner_of(request: Request) -> str:
+    """Whose files and batches a request is about."""
+    return caller_of(request).account or EVERYBODY
+
+
+async def find_file(gateway: Gateway, id: str, owner: str) -> File:
+    """The record of that file. Raises CorollaError where the owner has none such."""
     file = await patiently(lambda: gateway.files.get(id), BRIEF_S)
-    if file is None or file.owner != EVERYBODY:
+    if file is None or file.owner != owner:
         raise no_file(id)
     return file
 

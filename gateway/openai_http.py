@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.bodies import json_fields, read_body
+from gateway.callers import caller_of
 from gateway.errors import json_answer
 from gateway.gateway import Gateway
 from gateway.openai_calls import Call, chat_call, completion_call, require_one
@@ -79,7 +80,7 @@ class OpenAi:
             call = parse(fields, self._limits(job))
             await require_worker(gateway, call.requests[0].model)
             asked = _Asked(call, job, request)
-            told = await unless_gone(request, read_prompts(gateway.jobs, call, asked.tenant))
+            told = await unless_gone(request, read_prompts(gateway.jobs, call, asked.tenant, asked.caller))
             echoes = tuple(each.echo for each in told)
             frame = frame_of(call, ("chatcmpl-" if call.chat else "cmpl-") + job, int(time.time()), echoes)
             if call.silent:
@@ -119,7 +120,8 @@ class _Asked:
 
     def __init__(self, call: Call, job: str, request: Request) -> None:
         self.call = call
-        self.tenant = tenant_of(request, call.user)
+        self.caller = caller_of(request)
+        self.tenant = tenant_of(self.caller, call.user)
         self.resumable = call.stream and request.headers.get("x-resumable", "").lower() == "true"
         if self.resumable:
             require_one(call, "A resumable stream")
@@ -131,7 +133,7 @@ class _Asked:
         """The jobs; the first has the id that the client sees, and the note."""
         notes = [msgspec.msgpack.encode(self._note(frame))] + [b""] * (len(self._ids) - 1)
         return [
-            Order(id, each, tenant=self.tenant, resumable=self._lasting, note=note)
+            Order(id, each, tenant=self.tenant, resumable=self._lasting, note=note, caller=self.caller)
             for id, each, note in zip(self._ids, self.call.requests, notes, strict=True)
         ]
 

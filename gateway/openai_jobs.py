@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.bodies import json_fields, read_body
+from gateway.callers import caller_of
 from gateway.errors import failure_answer, json_answer
 from gateway.gateway import Gateway
 from gateway.openai_desk import job_ids, refusal
@@ -14,10 +15,11 @@ from gateway.openai_objects import JobState
 from gateway.openai_render import Note, Stream, read_note
 from gateway.openai_runs import running, streaming
 from gateway.openai_types import CancelRequest, read
-from gateway.openai_words import JOBS_PER_S, failure_event, failure_for, failure_of
+from gateway.openai_words import failure_event, failure_for, failure_of
 from gateway.orders import Order
 from gateway.patience import BRIEF_S, patiently
 from gateway.sse import EventStream
+from gateway.waits import JOBS_PER_S
 from shared.errors import CorollaError, InvalidField
 from shared.messages import Ending, FinishReason, JobFailed
 from shared.records import Position
@@ -42,11 +44,11 @@ class JobsApi:
 
     async def state(self, request: Request) -> Response:
         """GET /v1/jobs/{id}."""
-        return await self._answer(request.path_params["id"], cancel=False)
+        return await self._answer(request, request.path_params["id"], cancel=False)
 
     async def delete(self, request: Request) -> Response:
         """DELETE /v1/jobs/{id}: end the answer as it stands."""
-        return await self._answer(request.path_params["id"], cancel=True)
+        return await self._answer(request, request.path_params["id"], cancel=True)
 
     async def cancel(self, request: Request) -> Response:
         """POST /v1/cancel: likewise, by the id in the body."""
@@ -55,12 +57,12 @@ class JobsApi:
             asked = read(json_fields(body), CancelRequest)
         except CorollaError as error:
             return refusal(error)
-        return await self._answer(asked.id, cancel=True)
+        return await self._answer(request, asked.id, cancel=True)
 
     async def stream(self, request: Request) -> Response | EventStream:
         """GET /v1/jobs/{id}/stream: the events after Last-Event-ID, whichever gateway sent those before."""
         try:
-            job, note = await self._find(request.path_params["id"])
+            job, note = await self._find(request, request.path_params["id"])
             if note.prompts > 1:
                 raise InvalidField("id", "A stream of several prompts cannot be resumed")
             events = Stream(note.frame, 1, note.usage, _last_event(request))
@@ -71,9 +73,9 @@ class JobsApi:
         chunks = streaming(running(self._gateway.jobs, [Order(job, None, resumable=True)]), events)
         return EventStream(chunks, refusal, lambda error: failure_event(failure_of(error)))
 
-    async def _answer(self, id: str, cancel: bool) -> Response:
+    async def _answer(self, request: Request, id: str, cancel: bool) -> Response:
         try:
-            job, note = await self._find(id)
+            job, note = await self._find(request, id)
             jobs = job_ids(job, note.prompts)
             if cancel:
                 for each in jobs:
@@ -84,13 +86,13 @@ class JobsApi:
         except CorollaError as error:
             return refusal(error)
 
-    async def _find(self, id: str) -> tuple[str, Note]:
-        """The first job of that answer, and what was noted about it. Raises NoJob, CorollaError."""
+    async def _find(self, request: Request, id: str) -> tuple[str, Note]:
+        """The first job of the caller's answer, and what was noted about it. Raises NoJob, CorollaError."""
         match = _ID.fullmatch(id)
         if match is None:
             raise NoJob
-        job = match[1]
-        raw = await patiently(lambda: self._gateway.broker.note(job), BRIEF_S)
+        job, account = match[1], caller_of(request).account
+        raw = await patiently(lambda: self._gateway.broker.note(job, account), BRIEF_S)
         note = read_note(raw) if raw else None
         if note is None or note.frame.id != id:
             raise NoJob

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.bodies import json_fields, read_body
+from gateway.callers import caller_of
 from gateway.errors import json_answer
 from gateway.gateway import Gateway, new_id
 from gateway.openai_desk import job_ids, refusal, require_worker, tenant_of
@@ -48,8 +49,11 @@ class Readings:
             fields = json_fields(await read_body(request, settings.max_body_bytes))
             asked = parse(fields, Limits(self._gateway.catalog, settings.max_prompt_chars, 0))
             await require_worker(self._gateway, asked.requests[0].model)
-            ids, tenant = job_ids(new_id(), len(asked.requests)), tenant_of(request, asked.user)
-            orders = [Order(id, each, tenant=tenant) for id, each in zip(ids, asked.requests, strict=True)]
+            ids, caller = job_ids(new_id(), len(asked.requests)), caller_of(request)
+            tenant = tenant_of(caller, asked.user)
+            orders = [
+                Order(id, each, tenant=tenant, caller=caller) for id, each in zip(ids, asked.requests, strict=True)
+            ]
             found = await unless_gone(request, reading(self._gateway.jobs, orders))
             return json_answer(render(asked, found))
         except CorollaError as error:

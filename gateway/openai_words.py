@@ -9,14 +9,9 @@ import dataclasses
 import msgspec
 
 from gateway.openai_objects import ErrorAnswer, ErrorFields
+from gateway.waits import BRIEF_WAIT_S, busy_wait_s
 from shared.errors import Code, CorollaError, InvalidField, TooLong
 from shared.records import Busy
-
-# How long a client is asked to wait where more is not known.
-BRIEF_WAIT_S = 2
-LONGEST_WAIT_S = 60
-# Jobs that are taken to be done in a second, for a guess at how long a line of them is.
-JOBS_PER_S = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +46,7 @@ _KINDS: dict[Code, tuple[int, str, str | None, str | None, bool]] = {
     Code.MODEL_NOT_PUBLIC: (403, "permission_error", _MODEL, "model_not_public", False),
     Code.SESSION_NOT_FOUND: (404, _INVALID, None, "not_found", False),
     Code.TENANT_BUSY: (429, "rate_limit_error", None, "rate_limit_exceeded", True),
+    Code.RATE: (429, "rate_limit_error", None, "rate_limit_exceeded", True),
     Code.BUSY: (503, _SERVER, None, "server_is_overloaded", True),
     Code.TOO_MANY_SESSIONS: (503, _SERVER, None, "server_is_overloaded", True),
     Code.SWARM: (503, _SERVER, None, "swarm_unavailable", True),
@@ -61,7 +57,13 @@ _KINDS: dict[Code, tuple[int, str, str | None, str | None, bool]] = {
     Code.POISON: (500, _SERVER, None, "given_up", False),
     Code.INTERNAL: (500, _SERVER, None, "internal_error", False),
 }
-_STATUS_KINDS = {404: (_INVALID, "not_found"), 405: (_INVALID, "method_not_allowed"), 503: (_SERVER, "restarting")}
+_STATUS_KINDS = {
+    401: (_INVALID, "invalid_api_key"),
+    403: ("permission_error", "missing_scope"),
+    404: (_INVALID, "not_found"),
+    405: (_INVALID, "method_not_allowed"),
+    503: (_SERVER, "restarting"),
+}
 
 
 def failure_of(error: CorollaError) -> Failure:
@@ -72,7 +74,7 @@ def failure_of(error: CorollaError) -> Failure:
         param = error.field or None
     if isinstance(error, TooLong) and error.lengths:
         text = too_long(*error.lengths)
-    wait_s = min(1 + error.depth // JOBS_PER_S, LONGEST_WAIT_S) if isinstance(error, Busy) else BRIEF_WAIT_S
+    wait_s = busy_wait_s(error) if isinstance(error, Busy) else BRIEF_WAIT_S
     return Failure(status, kind, text, param, code, wait_s if retry else None)
 
 

@@ -37,19 +37,22 @@ VERSION = "1"
 ABOUT = (
     "The OpenAI API of Corolla. Numbers and flags may come as strings, unknown fields are ignored, null counts as "
     "absent. Beside the bounds that are given here, fields have those of sampling; whatever is out of bounds is told "
-    "by name, with status 400."
+    "by name, with status 400. Where the operator wants to know who asks, each call needs the header "
+    "`Authorization: Bearer KEY`."
 )
 _ERRORS = {
     400: "The request is wrong; `param` names the field.",
-    403: "The model's licence allows no public API.",
+    401: "An API key is needed, and this is none that counts.",
+    403: "The API key is not for this, or the model's licence allows no public API.",
     404: "There is no such model or job.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
-    429: "Too many of this client's requests wait; see Retry-After.",
+    429: "Too many of this client's requests wait, or came within a minute; see Retry-After.",
     500: "A mistake of the server's.",
     503: "Nothing can answer now; see Retry-After.",
     504: "The answer was not finished in time.",
 }
+_GUARDED = (401, 403)
 _BODY, _WORK = (400, 408, 413), (403, 404, 429, 500, 503, 504)
 _READ = (400, 500, 503)
 _JSON, _FORM, _BYTES = "application/json", "multipart/form-data", "application/octet-stream"
@@ -163,7 +166,7 @@ def document() -> dict[str, Any]:
 
 def _operation(operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
     answers = {"200": {"description": "The answer.", "content": _content(operation, schemas)}}
-    for status in operation.errors:
+    for status in sorted({*operation.errors, *_GUARDED}):
         content = {"application/json": {"schema": schemas[ErrorAnswer]}}
         answers[str(status)] = {"description": _ERRORS[status], "content": content}
     told: dict[str, Any] = {"summary": operation.about, "responses": answers, "parameters": _parameters(operation)}

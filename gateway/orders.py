@@ -9,12 +9,29 @@ Priority = Literal["interactive", "batch"]
 
 
 @dataclasses.dataclass(frozen=True)
+class Caller:
+    """Who asks. account: the id of the API key that came with the request, empty where no keys are needed."""
+
+    account: str
+    address: str
+
+    @property
+    def payer(self) -> str:
+        """Whose rates and bounds a request counts for."""
+        return self.account or self.address
+
+
+NOBODY = Caller("", "-")
+
+
+@dataclasses.dataclass(frozen=True)
 class Order:
     """A job to run.
 
     request: None goes on with a job that was submitted elsewhere, after the seq `after`.
-    tenant: whose job it is, for fair queueing. resumable: a reader who leaves may come back, here or at another
-    gateway, so the job runs on for a while. progress: tell the place in the queue. note: see Submission.
+    tenant: who takes turns with others in the queue. caller: whose job it is. resumable: a reader who leaves may come
+    back, here or at another gateway, so the job runs on for a while. progress: tell the place in the queue. note: see
+    Submission.
     """
 
     job: str
@@ -25,6 +42,7 @@ class Order:
     resumable: bool = False
     progress: bool = False
     note: bytes = b""
+    caller: Caller = NOBODY
     priority: Priority = "interactive"
 
 

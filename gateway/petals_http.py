@@ -1,6 +1,7 @@
 """The Petals Chat API over HTTP: generate, and sessions that any gateway serves.
 
-Every outcome is status 200 with {"ok": true, ...} or {"ok": false, "traceback": ...}.
+Every outcome is status 200 with {"ok": true, ...} or {"ok": false, "traceback": ...}; but who is to wait because too
+many wait already is told so by 429 (these are the client's own) or 503 as well.
 """
 
 import contextlib
@@ -10,23 +11,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.bodies import BodyRefused, read_fields
+from gateway.callers import caller_of
 from gateway.errors import json_answer
 from gateway.gateway import Gateway, new_id
-from gateway.orders import Order
+from gateway.orders import Caller, Order
 from gateway.patience import BRIEF_S, patiently
 from gateway.petals_fields import Fields, http_request, identifier, parse_call, text
 from gateway.petals_words import failure, not_public, session_not_found
 from gateway.petals_ws import session_length
 from gateway.presence import unless_gone
+from gateway.waits import busy_wait_s
 from shared.catalog import Model
-from shared.errors import CorollaError, InvalidField
+from shared.errors import Code, CorollaError, InvalidField
 from shared.messages import JobFailed, LogEntry
-from shared.records import SessionInfo
+from shared.records import Busy, SessionInfo
 
 DEFAULT_SESSION_LENGTH = 1024
 
 Content = dict[str, object]
-Handler = Callable[[Fields, str], Awaitable[Content]]
+Handler = Callable[[Fields, Caller], Awaitable[Content]]
 
 
 class PetalsHttp:
@@ -49,28 +52,30 @@ class PetalsHttp:
         return await self._answer(request, self._close)
 
     async def _answer(self, request: Request, handler: Handler) -> Response:
-        headers: dict[str, str] = {}
+        status, headers = 200, {}
         try:
             fields = await read_fields(request, self._gateway.settings.max_body_bytes)
-            client = request.client.host if request.client else "-"
-            content = await unless_gone(request, handler(fields, client))
+            content = await unless_gone(request, handler(fields, caller_of(request)))
         except CorollaError as error:
             content = failure(error)
+            if isinstance(error, Busy):
+                status = 503 if error.code is Code.BUSY else 429
+                headers["retry-after"] = str(busy_wait_s(error))
             if isinstance(error, BodyRefused):
                 headers["connection"] = "close"
-        return json_answer(content, headers=headers)
+        return json_answer(content, status, headers)
 
-    async def _generate(self, fields: Fields, client: str) -> Content:
+    async def _generate(self, fields: Fields, caller: Caller) -> Content:
         call = parse_call(fields, self._rules.max_prompt_chars, self._rules.draw_seed)
         session = text(fields, "session_id")
         named = text(fields, "model")
         if session is None:
             model = self._public(named)
         else:
-            model = self._public((await self._find_session(session)).model)
+            model = self._public((await self._find_session(session, caller)).model)
             if named is not None and self._rules.catalog.find(named) is not model:
                 raise InvalidField("model", f"The session is one of {model.key}, not of {named[:200]}")
-        order = Order(new_id(), http_request(call, model.key), session, tenant=client)
+        order = Order(new_id(), http_request(call, model.key), session, tenant=caller.payer, caller=caller)
         return {"ok": True, "outputs": await self._outputs(order)}
 
     async def _outputs(self, order: Order) -> str:
@@ -84,27 +89,27 @@ class PetalsHttp:
                     raise CorollaError(event.ending.code, event.ending.message)
         return "".join(texts)
 
-    async def _open(self, fields: Fields, _: str) -> Content:
+    async def _open(self, fields: Fields, caller: Caller) -> Content:
         gateway, model = self._gateway, self._public(text(fields, "model"))
         longest = model.chat.max_session_length
         max_length = session_length(fields, model) or min(DEFAULT_SESSION_LENGTH, longest)
         session, idle_ms = new_id(), gateway.settings.session_idle_s * 1000
-        limit = gateway.settings.max_sessions
-        await patiently(lambda: gateway.broker.open_session(session, model.key, max_length, idle_ms, limit), BRIEF_S)
+        asked = (session, model.key, max_length, idle_ms, gateway.settings.max_sessions, caller.account)
+        await patiently(lambda: gateway.broker.open_session(*asked), BRIEF_S)
         return {"ok": True, "session_id": session}
 
-    async def _close(self, fields: Fields, _: str) -> Content:
+    async def _close(self, fields: Fields, caller: Caller) -> Content:
         session = text(fields, "session_id")
         if session is None:
             raise InvalidField("session_id", "`session_id` is required")
         if _is_id(session):
-            await patiently(lambda: self._gateway.broker.close_session(session), BRIEF_S)
+            await patiently(lambda: self._gateway.broker.close_session(session, caller.account), BRIEF_S)
         return {"ok": True, "session_id": session}
 
-    async def _find_session(self, session: str) -> SessionInfo:
+    async def _find_session(self, session: str, caller: Caller) -> SessionInfo:
         found = None
         if _is_id(session):
-            found = await patiently(lambda: self._gateway.broker.session(session), BRIEF_S)
+            found = await patiently(lambda: self._gateway.broker.session(session, caller.account), BRIEF_S)
         if found is None:
             raise session_not_found(session)
         return found

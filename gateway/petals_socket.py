@@ -5,7 +5,9 @@ import contextlib
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from gateway.callers import caller_of
 from gateway.gateway import SESSION_MARGIN_S, Gateway
+from gateway.hub import discontinuity
 from gateway.jobs import Run
 from gateway.orders import Order
 from gateway.origins import allowed_socket, same_origin
@@ -46,6 +48,7 @@ class _Conversation:
     def __init__(self, websocket: WebSocket, gateway: Gateway) -> None:
         self._websocket = websocket
         self._gateway = gateway
+        self._caller = caller_of(websocket)
         self._dialogue = Dialogue(gateway.rules, same_origin(websocket))
         self._actions: asyncio.Queue[Action] = asyncio.Queue()
         self._run: Run | None = None
@@ -64,7 +67,7 @@ class _Conversation:
                 task.cancel()
             results = await asyncio.gather(reader, performer, return_exceptions=True)
             if self._dialogue.session and not (self._dialogue.resumable and self._vanished):
-                self._gateway.jobs.close_session(self._dialogue.session)
+                self._gateway.jobs.close_session(self._dialogue.session, self._caller.account)
         for result in results:
             if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
                 raise result
@@ -137,23 +140,24 @@ class _Conversation:
                 await self._send(action)
             case Open(session, model, max_length):
                 idle_ms = (settings.session_idle_s + SESSION_MARGIN_S) * 1000
-                limit = settings.max_sessions
-                await patiently(lambda: broker.open_session(session, model, max_length, idle_ms, limit), BRIEF_S)
+                asked = (session, model, max_length, idle_ms, settings.max_sessions, self._caller.account)
+                await patiently(lambda: broker.open_session(*asked), BRIEF_S)
                 await self._pass_on(self._dialogue.opened())
             case Rejoin(session):
-                found = await patiently(lambda: broker.session(session), BRIEF_S)
+                found = await patiently(lambda: broker.session(session, self._caller.account), BRIEF_S)
                 if found is None:
                     raise session_not_found(session)
                 await self._pass_on(self._dialogue.rejoined(found.model))
             case Start(job, session, request):
                 await self._answer(self._order(job, session, request, 0))
             case Follow(job, session, after):
+                if await patiently(lambda: broker.note(job, self._caller.account), BRIEF_S) is None:
+                    raise discontinuity()
                 await self._answer(self._order(job, session, None, after))
 
     def _order(self, job: str, session: str, request: JobRequest | None, after: int) -> Order:
-        client, dialogue = self._websocket.client, self._dialogue
-        tenant = client.host if client else "-"
-        return Order(job, request, session, tenant, after, dialogue.resumable, dialogue.progress)
+        caller, dialogue = self._caller, self._dialogue
+        return Order(job, request, session, caller.payer, after, dialogue.resumable, dialogue.progress, caller=caller)
 
     async def _answer(self, order: Order) -> None:
         try:

@@ -3,20 +3,20 @@
 import asyncio
 import secrets
 import struct
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, Self
 
 import msgspec
 
 from shared.errors import Code, CorollaError
 from shared.keys import LANES, Keys, Timing
-from shared.link import Link, SyncLink
+from shared.link import Link
 from shared.messages import FinishReason, JobFailed, JobFinished, LogEntry, decode_entry, decode_request, encode
+from shared.overview import Overview, read_overview
 from shared.records import (
     Append,
     Appended,
     Attached,
-    Beat,
     Bounds,
     Busy,
     CancelJob,
@@ -47,6 +47,8 @@ class Broker:
         self.timing = timing or Timing()
         self.keys = keys or Keys()
         self._link = Link(url, self.keys.prefix)
+        self._server = ""
+        self._found_s = 0  # the server's uptime when it was first seen, 0 where no other one was seen before
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,9 +69,10 @@ class Broker:
     async def submit(self, job: Submission, bounds: Bounds) -> str:
         """Accept a job: "accepted", or "known" where that id was accepted before; the gateway follows it from here.
 
-        Raises Busy where a bound is reached, and CorollaError(SESSION_NOT_FOUND).
+        Raises Busy where a bound is reached, CorollaError(SESSION_NOT_FOUND), and CorollaError(INVALID) where the id is
+        that of another account's job.
         """
-        status, depth = await self._link.run(
+        status, *waiting = await self._link.run(
             "submit",
             [self.keys.job(job.id)],
             job.id,
@@ -85,12 +88,20 @@ class Broker:
             bounds.tenant,
             bounds.total,
             job.note,
+            job.account,
+            job.payer,
+            bounds.requests_per_min,
+            bounds.tokens_per_min,
         )
         match status:
             case b"tenant busy":
-                raise Busy(Code.TENANT_BUSY, depth)
+                raise Busy(Code.TENANT_BUSY, *waiting)
             case b"busy":
-                raise Busy(Code.BUSY, depth)
+                raise Busy(Code.BUSY, *waiting)
+            case b"too fast":
+                raise Busy(Code.RATE, *waiting)
+            case b"taken":
+                raise CorollaError(Code.INVALID, "The job's id is taken")
             case b"no session":
                 raise CorollaError(Code.SESSION_NOT_FOUND, f"Session '{job.session}' expired or does not exist")
         return str(status, "ascii")
@@ -104,9 +115,9 @@ class Broker:
         state, last, entries = found
         return Attached(str(state, "ascii"), last, tuple(_entry(raw) for raw in entries))
 
-    async def note(self, job: str) -> bytes | None:
-        """What the gateway that submitted the job noted about it; None where it is gone."""
-        found = await self._link.run("note", [self.keys.job(job)])
+    async def note(self, job: str, account: str = "") -> bytes | None:
+        """What the gateway that submitted the job noted about it; None where it is gone, or another account's."""
+        found = await self._link.run("note", [self.keys.job(job)], account)
         return None if found is None else bytes(found)
 
     async def detach(self, job: str, gateway: str, cancel: bool) -> None:
@@ -144,22 +155,36 @@ class Broker:
 
     # Sessions
 
-    async def open_session(self, session: str, model: str, max_length: int, idle_ms: int, limit: int) -> None:
+    async def open_session(
+        self, session: str, model: str, max_length: int, idle_ms: int, limit: int, account: str = ""
+    ) -> None:
         """Open a dialogue. Raises CorollaError(TOO_MANY_SESSIONS) where `limit` are open."""
         keys = [self.keys.session(session), self.keys.sessions]
-        if not await self._link.run("open_session", keys, session, model, max_length, idle_ms, limit):
+        if not await self._link.run("open_session", keys, session, model, max_length, idle_ms, limit, account):
             text = f"Too many opened inference sessions (max {limit}), please come back later"
             raise CorollaError(Code.TOO_MANY_SESSIONS, text)
 
-    async def session(self, session: str) -> SessionInfo | None:
-        """An open session, its life renewed; None where it expired or never was."""
-        found = await self._link.run("session", [self.keys.session(session)], session)
+    async def session(self, session: str, account: str = "") -> SessionInfo | None:
+        """An open session, its life renewed; None where it expired or never was, or is another account's."""
+        found = await self._link.run("session", [self.keys.session(session)], session, account)
         return SessionInfo(session, str(found[0], "utf-8"), found[1]) if found else None
 
-    async def close_session(self, session: str) -> None:
-        """Close a dialogue and cancel its jobs; one that is gone is closed already."""
+    async def close_session(self, session: str, account: str = "") -> None:
+        """Close a dialogue and cancel its jobs; one that is gone is closed already, another account's stays open."""
         keys = [self.keys.session(session), self.keys.sessions]
-        await self._link.run("close_session", keys, session, CANCELLED, self.timing.finished_ms)
+        await self._link.run("close_session", keys, session, CANCELLED, self.timing.finished_ms, account)
+
+    # What lives
+
+    async def announce(self, gateway: str) -> None:
+        """This gateway lives; it counts as gone where it does not say so again for as long as a lease."""
+        await self._link.run("announce", [self.keys.gateways], gateway, self.timing.lease_ms)
+
+    async def overview(self, models: Iterable[str]) -> Overview:
+        """Live gateways and workers, and what waits; by model for these ones."""
+        names = list(models)
+        keys = [self.keys.gateways, self.keys.workers]
+        return read_overview(names, await self._link.run("overview", keys, *names))
 
     # Workers
 
@@ -167,6 +192,11 @@ class Broker:
         """How many live workers serve each of these models."""
         served = [str(each, "utf-8").split() for each in await self._link.run("workers", [self.keys.workers])]
         return {model: sum(model in each for each in served) for model in models}
+
+    async def census(self) -> tuple[int, int, int, int]:
+        """How many there are: unfinished jobs, jobs without a worker, open sessions, jobs given up."""
+        counts: tuple[int, int, int, int] = tuple(await self._link.run("census", [self.keys.due]))
+        return counts
 
     async def claim(self, who: Registration, free: int, block_ms: int) -> list[Claim]:
         """Up to `free` jobs for this worker; waits up to `block_ms` while there is none. A wait may end with a few
@@ -198,6 +228,7 @@ class Broker:
             CANCELLED,
             LATE,
             POISON,
+            self.timing.dead_ms,
             *entries,
         )
         claims = []
@@ -229,10 +260,21 @@ class Broker:
         """This worker is gone: whatever it holds or was sent goes to others."""
         await self._link.run("evacuate", [self.keys.worker(worker)], worker)
 
-    async def reap(self) -> None:
-        """Take lost jobs from dead and silent workers; not just after Redis came back, when all have been silent."""
-        if await self._link.uptime_s() * 1000 > self.timing.lease_ms:
-            await self._link.run("reap", [self.keys.workers], self.timing.lease_ms)
+    async def is_alive(self, beginning: str) -> bool:
+        """Whether a live worker's name begins like this."""
+        return bool(await self._link.run("alive", [self.keys.workers], beginning))
+
+    async def reap(self, rest_ms: int = 0) -> None:
+        """Take lost jobs from dead and silent workers; not just after Redis came back, or another server took its
+        place, when all have been silent.
+
+        rest_ms: nor where somebody else did it within this time: it looks at every worker, and each of them asks.
+        """
+        server, uptime_s = await self._link.server()
+        if server != self._server:
+            self._server, self._found_s = server, uptime_s if self._server else 0
+        if (uptime_s - self._found_s) * 1000 > self.timing.lease_ms:
+            await self._link.run("reap", [self.keys.workers], self.timing.lease_ms, rest_ms)
 
     async def control(self, worker: str) -> AsyncIterator[CancelJob | CloseSession]:
         """Words to this worker, for ever. One that is lost is made good by the next append, beat or idle time-out."""
@@ -242,33 +284,8 @@ class Broker:
                 yield CancelJob(name) if word == "cancel" else CloseSession(name)
 
 
-class Heart:
-    """A worker's beat, for a thread of its own: blocking, over its own connection."""
-
-    def __init__(self, url: str, who: Registration, timing: Timing | None = None, keys: Keys | None = None) -> None:
-        self._who = who
-        self._timing = timing or Timing()
-        self._keys = keys or Keys()
-        self._link = SyncLink(url, self._keys.prefix, self._timing.beat_s)
-
-    def beat(self, leases: Iterable[tuple[str, str]], free: int) -> Beat:
-        """Renew the worker's life and its leases (job, epoch). Raises BrokerUnavailable."""
-        who = self._who
-        fixed = [who.worker, " ".join(who.models), who.slots, free, self._timing.lease_ms]
-        fenced, cancelled = self._link.run("beat", [self._keys.worker(who.worker)], *fixed, *_flat(leases))
-        return Beat(frozenset(_names(fenced)), frozenset(_names(cancelled)))
-
-    def close(self) -> None:
-        """Drop the connection."""
-        self._link.close()
-
-
 def _flat(leases: Iterable[tuple[str, str]]) -> list[str]:
     return [part for lease in leases for part in lease]
-
-
-def _names(raw: Iterable[bytes]) -> Iterator[str]:
-    return (str(name, "ascii") for name in raw)
 
 
 def _pack(ids: list[int]) -> bytes:
@@ -287,14 +304,15 @@ def _entry(raw: Any) -> LogEntry:
 
 
 def _claimed(row: Any) -> Claim:
-    job, epoch, request, remaining_ms, log, session, max_length, held, ids = row
+    job, epoch, request, remaining_ms, waited_ms, log, session, max_length, held, ids = row
     tokens = tuple(token for raw in log for token in _entry(raw).tokens)
     snapshot = SessionSnapshot(str(session, "ascii"), max_length, _unpack(ids), held) if session else None
-    return Claim(str(job, "ascii"), str(epoch, "ascii"), decode_request(request), remaining_ms, tokens, snapshot)
+    request = decode_request(request)
+    return Claim(str(job, "ascii"), str(epoch, "ascii"), request, remaining_ms, tokens, snapshot, waited_ms)
 
 
 def _refusal(row: Any) -> Append:
     """The end of a job that another version of this software wrote, in words that this one does not know."""
-    job, epoch, _, _, log = row[:5]
+    job, epoch, _, _, _, log = row[:6]
     last = int(log[-1][0].split(b"-")[0]) if log else 0
     return Append(str(job, "ascii"), str(epoch, "ascii"), last + 1, (), UNREADABLE)

@@ -22,6 +22,7 @@ class Code(enum.StrEnum):
     TOO_LONG = "too_long"
     TENANT_BUSY = "tenant_busy"
     BUSY = "busy"
+    RATE = "rate"
     DEADLINE = "deadline"
     DISCONTINUITY = "discontinuity"
     SWARM = "swarm"

@@ -2,19 +2,30 @@
 
 Scripts are safe to send twice, so a command that redis-py repeats after a broken connection does no harm. Whatever
 keeps Redis from answering becomes BrokerUnavailable here.
+
+A URL names the server, or sentinels that know it: redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DATABASE.
+redis:// and redis+sentinel:// become rediss:// and rediss+sentinel:// for TLS. Options of redis-py may follow, such as
+?ssl_ca_certs=FILE; sentinel_username and sentinel_password are for the sentinels alone.
 """
 
 import asyncio
 import contextlib
+import dataclasses
+import re
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 
 import redis
 import redis.asyncio
+import redis.asyncio.connection
 import redis.asyncio.retry
+import redis.asyncio.sentinel
 import redis.backoff
+import redis.connection
 import redis.retry
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError
+import redis.sentinel
+from redis.exceptions import MasterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError
 
 from shared.errors import BrokerUnavailable
 from shared.keys import GROUP
@@ -23,7 +34,9 @@ from shared.lua import script
 ANSWER_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 64  # of one process; commands beyond that wait for one another
 QUIET_S = 5.0
-_UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, ReadOnlyError, OutOfMemoryError, OSError)
+SENTINEL_TIMEOUT_S = 0.5
+_UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, ReadOnlyError, MasterDownError, OutOfMemoryError, OSError)
+_SENTINEL_URL = re.compile(r"(rediss?)\+sentinel://(?:([^/]*)@)?([^/@]+)/([^/?]+)(.*)")
 
 
 @contextlib.contextmanager
@@ -31,6 +44,10 @@ def translated() -> Iterator[None]:
     try:
         yield
     except _UNREACHABLE as error:
+        raise BrokerUnavailable from error
+    except redis.ResponseError as error:
+        if not str(error).startswith("NOREPLICAS"):
+            raise
         raise BrokerUnavailable from error
     except RuntimeError as error:
         # So uvloop, unlike asyncio's own loop, says that a connection broke just before something was written to it.
@@ -55,10 +72,11 @@ class Link:
         async with _answering():
             await self._redis.ping()
 
-    async def uptime_s(self) -> int:
-        """Seconds since Redis started."""
+    async def server(self) -> tuple[str, int]:
+        """Which run of which server this is, and for how many seconds it has run."""
         async with _answering():
-            return int((await self._redis.info("server"))["uptime_in_seconds"])
+            found = await self._redis.info("server")
+            return str(found["run_id"]), int(found["uptime_in_seconds"])
 
     async def run(self, name: str, keys: Sequence[str], *arguments: Any) -> Any:
         """What the script of that name returns; it gets the prefix before the arguments."""
@@ -120,7 +138,7 @@ class SyncLink:
     def __init__(self, url: str, prefix: str, timeout_s: float) -> None:
         self._prefix = prefix
         retry = redis.retry.Retry(redis.backoff.NoBackoff(), 1)
-        self._redis = redis.Redis.from_url(url, socket_timeout=timeout_s, protocol=2, retry=retry)
+        self._redis = _blocking(url, socket_timeout=timeout_s, retry=retry)
 
     def run(self, name: str, keys: Sequence[str], *arguments: Any) -> Any:
         """As Link.run."""
@@ -139,7 +157,80 @@ class SyncLink:
 
 def blocking(url: str) -> "redis.Redis":
     """A blocking client as it is, for RQ, which has commands of its own."""
-    return redis.Redis.from_url(url, socket_connect_timeout=ANSWER_TIMEOUT_S, protocol=2)
+    return _blocking(url, socket_connect_timeout=ANSWER_TIMEOUT_S)
+
+
+def _blocking(url: str, **options: Any) -> "redis.Redis":
+    watched = _watched(url)
+    if watched is None:
+        return redis.Redis.from_url(url, protocol=2, **options)
+    asked = {**watched.sentinel_options, "socket_timeout": SENTINEL_TIMEOUT_S}
+    sentinels = redis.sentinel.Sentinel(watched.sentinels, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+    options |= watched.options
+    client: redis.Redis = sentinels.master_for(watched.service, protocol=2, **options)  # type: ignore[no-untyped-call]
+    return client
+
+
+@dataclasses.dataclass(frozen=True)
+class _Watched:
+    """A server that sentinels know by the name of a service; options of connections to it, and to them."""
+
+    sentinels: Sequence[tuple[str, int]]
+    service: str
+    options: dict[str, Any]
+    sentinel_options: dict[str, Any]
+
+
+def _watched(url: str) -> _Watched | None:
+    """What a URL of sentinels says; None where it is a server's own."""
+    match = _SENTINEL_URL.fullmatch(url)
+    if match is None:
+        return None
+    scheme, credentials, addresses, service, rest = match.groups()
+    parts = f"{scheme}://{credentials or ''}@{rest}"
+    options: dict[str, Any] = redis.connection.parse_url(parts)  # type: ignore[no-untyped-call]
+    options.pop("connection_class", None)
+    own = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    tls = {name: value for name, value in options.items() if name.startswith("ssl")}
+    if scheme == "rediss":
+        options["ssl"] = tls["ssl"] = True
+    split = [address.rpartition(":") for address in addresses.split(",")]
+    return _Watched([(host.strip("[]"), int(port)) for host, _, port in split], service, options, own | tls)
+
+
+class _Sentinels:
+    """Asks sentinels which server is the primary, first the one that answered last."""
+
+    def __init__(self, watched: _Watched) -> None:
+        self._clients = deque(
+            redis.asyncio.Redis(host=host, port=port, decode_responses=True, protocol=2, **watched.sentinel_options)
+            for host, port in watched.sentinels
+        )
+
+    async def discover_master(self, service: str) -> tuple[str, int]:
+        """The primary's address. Raises redis.ConnectionError."""
+        for _ in range(len(self._clients)):
+            with contextlib.suppress(redis.RedisError, OSError):
+                async with asyncio.timeout(SENTINEL_TIMEOUT_S):
+                    found = await self._clients[0].sentinel_get_master_addr_by_name(service)
+                if isinstance(found, tuple):
+                    return str(found[0]), found[1]
+            self._clients.rotate(-1)
+        raise redis.ConnectionError("no sentinel knows the primary")
+
+    async def aclose(self) -> None:
+        """Drop all connections."""
+        for client in self._clients:
+            await client.aclose()
+
+
+class _PrimaryPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
+    """Connections to whichever server is the primary."""
+
+    async def aclose(self) -> None:
+        """Drop all connections."""
+        await super().aclose()
+        await self.sentinel_manager.aclose()
 
 
 @contextlib.asynccontextmanager
@@ -155,15 +246,18 @@ async def _answering(block_s: float = 0.0) -> AsyncIterator[None]:
 
 def _connect(url: str) -> "redis.asyncio.Redis":
     # One repetition, for a connection that Redis closed while it was idle; waiting longer is the callers' business.
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=None,
-        socket_timeout=None,
-        socket_connect_timeout=ANSWER_TIMEOUT_S,
-        protocol=2,
-        retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 1),
-    )
+    options: dict[str, Any] = {
+        "max_connections": MAX_CONNECTIONS,
+        "timeout": None,
+        "socket_timeout": None,
+        "socket_connect_timeout": ANSWER_TIMEOUT_S,
+        "protocol": 2,
+        "retry": redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 1),
+    }
+    watched = _watched(url)
+    if watched is None:
+        return redis.asyncio.Redis.from_pool(redis.asyncio.BlockingConnectionPool.from_url(url, **options))
+    pool = _PrimaryPool(watched.service, _Sentinels(watched), **watched.options, **options)  # type: ignore[no-untyped-call]
     return redis.asyncio.Redis.from_pool(pool)
 
 

@@ -51,6 +51,7 @@ class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     echo: the answer is the prompt itself: its tokens with their text, and with their logprobs, all but the first, where
         sampling asks for these; nothing is generated.
     embed: the answer is the prompt's embedding, which comes with the ending; nothing is generated.
+    trace: the traceparent below which the worker's spans belong; empty where nobody traces.
     """
 
     model: str
@@ -70,6 +71,7 @@ class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     shrink: bool = False
     echo: bool = False
     embed: bool = False
+    trace: str = ""
 
 
 class Logprobs(msgspec.Struct, frozen=True, array_like=True):

@@ -7,26 +7,40 @@ from shared.messages import Ending, JobRequest, LogEntry, Token
 
 
 class Busy(CorollaError):
-    """A job was refused: its tenant (TENANT_BUSY) or everybody (BUSY) has `depth` jobs waiting already."""
+    """A job was refused: its tenant (TENANT_BUSY) or everybody (BUSY) has `depth` jobs waiting already, or it came too
+    soon after others of its payer (RATE).
 
-    def __init__(self, code: Code, depth: int) -> None:
-        whose = "You have" if code is Code.TENANT_BUSY else "There are"
-        super().__init__(code, f"{whose} {depth} requests waiting already, please try again later")
+    wait_ms: until another attempt may do: how long the jobs before it take, by the mean time of the last ones; 0 where
+    that is not known.
+    """
+
+    def __init__(self, code: Code, depth: int, wait_ms: int = 0) -> None:
+        texts = {
+            Code.TENANT_BUSY: f"You have {depth} requests waiting already, please try again later",
+            Code.BUSY: f"There are {depth} requests waiting already, please try again later",
+            Code.RATE: "You have used up what you may ask for in a minute, please try again later",
+        }
+        super().__init__(code, texts[code])
         self.depth = depth
+        self.wait_ms = wait_ms
 
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Jobs that may wait at once, of one tenant and of all."""
+    """Jobs that may wait at once, of one tenant and of all; what one payer may ask for and be given in a minute, where
+    0 is any number."""
 
     tenant: int = 256
     total: int = 1024
+    requests_per_min: int = 0
+    tokens_per_min: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
     """A job to accept. id: 32 hex digits, chosen by the gateway; deadline_ms: from now. note: for whoever finds the job
-    by its id, at any gateway, as long as it is known."""
+    by its id, at any gateway, as long as it is known. account: whose it is, where callers have accounts; payer: whose
+    rates it counts for."""
 
     id: str
     request: JobRequest
@@ -36,6 +50,8 @@ class Submission:
     priority: str = "interactive"
     session: str | None = None
     note: bytes = b""
+    account: str = ""
+    payer: str = "-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +115,8 @@ class SessionSnapshot:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A job that this worker now holds under `epoch`; log: tokens that were emitted before."""
+    """A job that this worker now holds under `epoch`; log: tokens that were emitted before. waited_ms: from its
+    submission to its first claim; None at later ones."""
 
     job: str
     epoch: str
@@ -107,6 +124,7 @@ class Claim:
     remaining_ms: int
     log: tuple[Token, ...]
     session: SessionSnapshot | None
+    waited_ms: int | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +155,19 @@ class Appended:
     status: str
     last: int
     cancelled: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class DeadLetter:
+    """A job that was given up. at_ms: when, Unix time; tokens: how many it had; claims: how often it was begun."""
+
+    job: str
+    at_ms: int
+    model: str
+    priority: str
+    tenant: str
+    tokens: int
+    claims: int
 
 
 @dataclasses.dataclass(frozen=True)

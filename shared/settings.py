@@ -21,19 +21,21 @@ class SettingError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How one variable is read: `parse` raises ValueError; `allowed` is what the operator is told."""
+    """How one variable is read: `parse` raises ValueError; `allowed` is what the operator is told, and the value too,
+    unless it is `secret`."""
 
     parse: Callable[[str], Any]
     allowed: str
     meaning: str
     default: str
+    secret: bool = False
 
 
 def _field(rule: Rule) -> Any:
     return dataclasses.field(metadata={"rule": rule})
 
 
-def text(default: str, meaning: str, allowed: str = "any text", pattern: str = ".*") -> Any:
+def text(default: str, meaning: str, allowed: str = "any text", pattern: str = ".*", secret: bool = False) -> Any:
     """A string that matches `pattern` as a whole."""
 
     def parse(raw: str) -> str:
@@ -41,7 +43,7 @@ def text(default: str, meaning: str, allowed: str = "any text", pattern: str = "
             raise ValueError(raw)
         return raw
 
-    return _field(Rule(parse, allowed, meaning, default))
+    return _field(Rule(parse, allowed, meaning, default, secret))
 
 
 def whole(default: int, meaning: str, low: int, high: int) -> Any:
@@ -112,15 +114,30 @@ def read(kind: type[T], environ: Mapping[str, str] | None = None) -> T:
         try:
             values[name.removeprefix(PREFIX).lower()] = rule.parse(raw)
         except ValueError:
-            raise SettingError(f"{name} is {raw!r}, but must be {rule.allowed}") from None
+            told = "wrong" if rule.secret else repr(raw)
+            raise SettingError(f"{name} is {told}, but must be {rule.allowed}") from None
     return kind(**values)
 
 
 REDIS_URL = text(
     "redis://127.0.0.1:6379/0",
     "the broker, Redis 7 or Valkey 8 and later; a password belongs into this URL",
-    "a URL that starts with redis://, rediss:// or unix://",
-    r"(redis|rediss|unix)://\S+",
+    "a URL that starts with redis://, rediss:// or unix://, or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE",
+    r"(redis|rediss|unix)://\S+|rediss?\+sentinel://([^/\s]*@)?[^/@\s,]+:\d+(,[^/@\s,]+:\d+)*/[^/\s]\S*",
+    secret=True,
+)
+KEY_PEPPER = text(
+    "",
+    "a secret of the operator's, by which the broker's copies of API keys are of no use to others",
+    "32 characters or more without spaces, such as `openssl rand -hex 32` prints",
+    r"\S{32,}|",
+    secret=True,
 )
 CATALOG = text("deploy/catalogs/local.toml", "the catalogue of models, a TOML file", "the path of a TOML file")
+TRACE_URL = text(
+    "",
+    "collector to which spans are sent by OTLP over HTTP, such as http://collector:4318/v1/traces; empty: to nobody",
+    "a URL that starts with http:// or https://",
+    r"(https?://\S+)?",
+)
 LOG_LEVEL = choice("info", "least severe line that is logged", ("debug", "info", "warning", "error"))

@@ -50,6 +50,11 @@ class Valkey:
         """End the server with SIGKILL; what it did not write to the file is lost."""
         self._end(signal.SIGKILL)
 
+    def send(self, number: signal.Signals) -> None:
+        """Send the server's process a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def _end(self, how: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(how)

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 import structlog
 
 from shared import catalog as catalogs
-from shared import logs
-from shared.broker import Broker, Heart
+from shared import logs, traces
+from shared.broker import Broker
+from shared.heart import Heart
 from shared.keys import Timing
 from shared.records import Registration
 from shared.settings import SettingError, read
@@ -37,6 +38,7 @@ def main() -> int:
     try:
         settings = read(Settings)
         catalog = catalogs.load(settings.catalog)
+        traces.configure(settings.trace_url, "corolla-worker")
     except (SettingError, catalogs.CatalogError) as error:
         print(f"worker: {error}", file=sys.stderr)
         return 2
@@ -70,6 +72,7 @@ async def _serve(settings: Settings, catalog: catalogs.Catalog) -> int:
             return 1
         return await _work(settings, served, stop, metrics)
     finally:
+        await asyncio.to_thread(traces.close)
         for model in served.values():
             await model.backend.stop()
 

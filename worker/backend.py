@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from shared.messages import Logprobs
+from shared.reports import Coverage
 from shared.sampling import SamplingParams
 
 MAX_POSITIONS = 512  # rows x positions that one step may feed: bounds its time, and its message to the swarm
@@ -128,6 +129,9 @@ class Backend(Protocol):
 
     def open(self, max_length: int, rows: int = 1) -> BackendSession:
         """A session with room for `max_length` ids in each of its rows; contacts no server before its first step."""
+
+    def coverage(self) -> Coverage | None:
+        """How many servers hold each block, as far as is known; None for no blocks. Any thread may ask; never waits."""
 
     async def stop(self) -> None:
         """End the processes and connections that belong to the model."""

@@ -15,6 +15,7 @@ from worker.outbox import FIRST_PAUSE_S, LONGEST_PAUSE_S, Courier
 from worker.sessions import Sessions
 
 CLAIM_WAIT_MS = 5_000
+JITTER = 0.2
 FAREWELL_TIMEOUT_S = 3.0  # for each of the last words to the broker
 
 _log = structlog.get_logger()
@@ -61,10 +62,11 @@ class Consumer:
         """Now and then, workers not all at the same moment; after a lost connection only once all could beat again."""
         timing = self._broker.timing
         while True:
-            await asyncio.sleep(timing.reap_s * random.uniform(0.8, 1.2))
+            await asyncio.sleep(timing.reap_s * random.uniform(1 - JITTER, 1 + JITTER))
             self._sessions.drop_idle()
             try:
-                await self._broker.reap()
+                # So one worker alone is never kept from it by its own last look.
+                await self._broker.reap(int(1000 * timing.reap_s * (1 - 1.5 * JITTER)))
                 await self._broker.sweep()
             except BrokerUnavailable:
                 _log.warning("broker_unavailable", doing="reap")

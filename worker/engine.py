@@ -5,9 +5,11 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
+from shared import traces
 from shared.errors import Code, CorollaError, TooLong
 from shared.messages import JobFailed
 from shared.records import Claim
+from shared.reports import Coverage
 from worker.metrics import Metrics
 from worker.models import Served
 from worker.outbox import Courier, Outbox
@@ -66,6 +68,16 @@ class Engine:
         """Leases to renew; any thread may ask. That of a job whose step does not come back is left to expire."""
         return [run.lease for run in self._running if run.is_alive()]
 
+    def coverage(self) -> dict[str, Coverage]:
+        """How many servers hold each block, by model; any thread may ask."""
+        known = {key: served.backend.coverage() for key, served in self._models.items()}
+        return {key: each for key, each in known.items() if each}
+
+    @property
+    def tokens_made(self) -> float:
+        """Tokens since it was made; any thread may ask."""
+        return self._metrics.tokens_made
+
     def start(self, claim: Claim) -> None:
         """Run a job. If it runs here already, that was under a lease which is gone."""
         self.lose([run.lease for run in self._runs.values() if run.claim.job == claim.job])
@@ -73,8 +85,11 @@ class Engine:
         task = asyncio.create_task(self._run(run))
         task.add_done_callback(self._forget)
         self._runs[task] = run
+        if claim.waited_ms is not None:
+            self._metrics.queue.labels(claim.request.model).observe(claim.waited_ms / 1000)
         self._count()
-        _log.info("job_started", job=claim.job, epoch=claim.epoch, tokens_before=len(claim.log))
+        fields = {"job": claim.job, "session": run.session, "epoch": claim.epoch, "tokens_before": len(claim.log)}
+        _log.info("job_started", **fields)
 
     def cancel(self, jobs: Iterable[str]) -> None:
         """End these jobs, each when its step is done; the step's token is dropped."""
@@ -121,6 +136,16 @@ class Engine:
             self._vacant.clear()
 
     async def _run(self, run: Run) -> None:
+        claim = run.claim
+        fields = {"corolla.job": claim.job, "corolla.session": run.session, "corolla.tokens_before": len(claim.log)}
+        with traces.span("decode", "CONSUMER", fields, claim.request.trace) as span:
+            try:
+                await self._decode(run)
+            finally:
+                span.note({"corolla.model": claim.request.model, "corolla.outcome": run.outcome})
+        await run.outbox.is_empty()
+
+    async def _decode(self, run: Run) -> None:
         try:
             await run.decode(self._models[run.claim.request.model], self._sessions)
         except LeftToOthersError:
@@ -133,4 +158,3 @@ class Engine:
             _log.error("job_broke", job=run.claim.job, error=type(error).__name__)
             _log.debug("job_broke", job=run.claim.job, exc_info=error)
             run.finish(BROKEN, None)
-        await run.outbox.is_empty()

@@ -3,17 +3,25 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 _MODEL = ("model_name",)
+_QUEUE_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 20, 40, 80, 160, 320)
 _STEP_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """The instruments."""
+    """The instruments, and where they are registered."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
-        self._registry = registry
+        self.registry = registry
         self.slots = Gauge("corolla_worker_slots", "Jobs that it can run at the same time.", registry=registry)
         self.jobs = Gauge("corolla_worker_jobs", "Jobs that run.", registry=registry)
+        self.queue = Histogram(
+            "vllm:request_queue_time_seconds",
+            "From a job's submission to its first worker.",
+            _MODEL,
+            registry=registry,
+            buckets=_QUEUE_S,
+        )
         self.steps = Histogram(
             "corolla_worker_step_seconds",
             "Time of a step through the swarm and the head, for all rows of a job.",
@@ -30,6 +38,12 @@ class Metrics:
         )
         self.ended = Counter("corolla_worker_jobs_ended", "Jobs that ended here.", (*_MODEL, "why"), registry=registry)
 
+    @property
+    def tokens_made(self) -> float:
+        """Tokens of all models."""
+        samples = (sample for metric in self.tokens.collect() for sample in metric.samples)
+        return sum(sample.value for sample in samples if sample.name.endswith("_total"))
+
     def serve(self, host: str, port: int) -> None:
         """GET /metrics on this address, in threads of its own. Raises OSError."""
-        start_http_server(port, host, self._registry)
+        start_http_server(port, host, self.registry)

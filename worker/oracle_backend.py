@@ -122,5 +122,8 @@ class OracleBackend:
         """A session with room for `max_length` ids in each row."""
         return OracleSession(max_length, self._step_s)
 
+    def coverage(self) -> None:
+        """There are no blocks."""
+
     async def stop(self) -> None:
         """There is nothing to end."""

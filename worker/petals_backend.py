@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,10 +20,12 @@ import worker.petals_compat as compat  # before petals, which cannot be imported
 # isort: split
 from hivemind.p2p import P2PDaemonError
 from petals import AutoDistributedModelForCausalLM
+from petals.data_structures import ServerState
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from shared.catalog import Model
 from shared.errors import Code, CorollaError
+from shared.reports import Coverage
 from worker.backend import Choice, Draw
 from worker.devices import DtypeName, choose_dtype, choose_threads
 from worker.head import MAX_ROWS, Head
@@ -97,13 +100,29 @@ class PetalsBackend:
         self._manager = model.transformer.h.sequence_manager
         self._head = head
         # For what waits for the network: a session may be at it twice, with a step and the close of a step given up.
-        self._pool = ThreadPoolExecutor(2 * slots, thread_name_prefix="petals")
+        self._pool = ThreadPoolExecutor(2 * slots + 1, thread_name_prefix="petals")
         self._new_chain: type[StreamChain | PublicChain] = StreamChain if can_stream(self._manager) else PublicChain
+        self._pool.submit(self._look_around)
 
     def open(self, max_length: int, rows: int = 1) -> PetalsSession:
         """A session with room for `max_length` ids; contacts no server before its first step."""
         chain = self._new_chain(self._manager, self._pool, max_length)
         return PetalsSession(self._embed, chain, self._head, max_length)
+
+    def coverage(self) -> Coverage | None:
+        """How many servers hold each block, by Petals' routing, which asks the swarm once a minute."""
+        manager, info = self._manager, self._manager.state.sequence_info
+        asked_at = info.last_updated_time
+        if asked_at is None:
+            return None
+        with manager.lock_changes:
+            held = [list(block.servers.values()) for block in info.block_infos]
+        servers = (sum(server.state == ServerState.ONLINE for server in each) for each in held)
+        return Coverage(tuple(servers), round(time.perf_counter() - asked_at, 1))
+
+    def _look_around(self) -> None:
+        """Have the routing ask the swarm from now on, and not only from the first job on. Waits for the network."""
+        _ = self._manager.rpc_info
 
     async def stop(self) -> None:
         """End the processes and connections that belong to the model. A step under way fails within its time-out."""

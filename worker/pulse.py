@@ -6,9 +6,10 @@ import time
 
 import structlog
 
-from shared.broker import Heart
 from shared.errors import BrokerUnavailable
+from shared.heart import Heart
 from shared.records import Beat
+from shared.reports import Report
 from worker.engine import Engine
 from worker.run import Lease
 
@@ -29,6 +30,7 @@ class Pulse:
         self._stuck_s = stuck_s
         self._loop = asyncio.get_running_loop()
         self._answered_at = time.monotonic()
+        self._counted = (time.monotonic(), engine.tokens_made)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
@@ -47,12 +49,17 @@ class Pulse:
                 continue
             leases = self._engine.leases()
             try:
-                beat = self._heart.beat(leases, self._engine.free)
+                beat = self._heart.beat(leases, self._engine.free, self._report())
             except BrokerUnavailable:
                 _log.warning("broker_unavailable", doing="beat")
                 continue
             self._loop.call_soon_threadsafe(self._hear, leases, beat)
         self._heart.close()
+
+    def _report(self) -> Report:
+        before_s, before = self._counted
+        now_s, now = self._counted = time.monotonic(), self._engine.tokens_made
+        return Report(round((now - before) / (now_s - before_s), 2), self._engine.coverage())
 
     def _answer(self) -> None:
         self._answered_at = time.monotonic()

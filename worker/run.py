@@ -39,7 +39,7 @@ class Run:
     """One job being decoded.
 
     stepping_since: when the step under way began, on the monotonic clock; None between steps. ended: its ending was
-    decided.
+    decided. outcome: why, for whoever watches.
     """
 
     def __init__(self, claim: Claim, outbox: Outbox, watchdog: Watchdog, metrics: Metrics) -> None:
@@ -47,6 +47,7 @@ class Run:
         self.outbox = outbox
         self.stepping_since: float | None = None
         self.ended = False
+        self.outcome = "left"
         self._watchdog = watchdog
         self._model = claim.request.model
         self._started_at = time.monotonic()
@@ -59,6 +60,11 @@ class Run:
     @property
     def lease(self) -> Lease:
         return self.claim.job, self.claim.epoch
+
+    @property
+    def session(self) -> str | None:
+        """The id of its session."""
+        return self.claim.session.id if self.claim.session else None
 
     def is_alive(self) -> bool:
         """Whether its lease is worth keeping: it has not been lost, and its step is not overdue. Any thread may ask."""
@@ -157,9 +163,10 @@ class Run:
         """End the job: this goes to the client."""
         self.ended = True
         self.outbox.finish(ending, commit)
-        why = ending.code if isinstance(ending, JobFailed) else ending.reason
-        self._metrics.ended.labels(self._model, why).inc()
-        _log.info("job_ended", job=self.claim.job, why=why, seconds=round(time.monotonic() - self._started_at, 3))
+        self.outcome = ending.code if isinstance(ending, JobFailed) else ending.reason
+        self._metrics.ended.labels(self._model, self.outcome).inc()
+        seconds = round(time.monotonic() - self._started_at, 3)
+        _log.info("job_ended", job=self.claim.job, session=self.session, why=self.outcome, seconds=seconds)
 
     async def _generate(self, answers: Answers, cache: Cache, sessions: Sessions) -> None:
         """Decode up to the answers' end. Nothing is awaited between the tokens of one step, nor, by the caller, between

@@ -3,7 +3,19 @@
 import dataclasses
 from typing import Literal
 
-from shared.settings import CATALOG, LOG_LEVEL, REDIS_URL, SettingError, address, choice, number, text, whole, words
+from shared.settings import (
+    CATALOG,
+    LOG_LEVEL,
+    REDIS_URL,
+    TRACE_URL,
+    SettingError,
+    address,
+    choice,
+    number,
+    text,
+    whole,
+    words,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,6 +25,7 @@ class Settings:
     redis_url: str = REDIS_URL
     catalog: str = CATALOG
     log_level: str = LOG_LEVEL
+    trace_url: str = TRACE_URL
     slots: int = whole(32, "jobs that a worker runs at the same time", 1, 1024)
     peers: tuple[str, ...] = words("", "multiaddresses to join the swarm by; empty: Petals' public swarm")
     device: str = text(

@@ -23,5 +23,9 @@ if ARGV[9] and redis.call('HGET', session, 'running') == job then
   redis.call('RPUSH', session .. ':ids', ARGV[9])
   redis.call('HSET', session, 'held', ARGV[10])
 end
+-- The mean time of a model's jobs, in which the last ones weigh most.
+local g = redis.call('HMGET', KEYS[1], 'model', 'started')
+local pace, taken = tonumber(redis.call('HGET', P .. 'pace', g[1])), now_ms() - g[2]
+redis.call('HSET', P .. 'pace', g[1], pace and pace + (taken - pace) / 16 or taken)
 finish(job, upto, tokens, ending, ARGV[8])
 return { 'ok', upto, cancelled }

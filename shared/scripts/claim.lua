@@ -1,8 +1,9 @@
 -- Give a worker jobs for its free slots.
 -- KEYS worker, its own stream
 -- ARGV prefix, worker, models (separated by spaces), slots, free, lease_ms, nonce, stall limit, finished_ms,
---      endings: cancelled, deadline, poison; then stream, entry, job of each entry that a blocking read has given already
--- → per job: job, epoch, request, ms left, log entries, session or '', its max_length, held, committed ids (list)
+--      endings: cancelled, deadline, poison; dead_ms; then stream, entry, job of each entry that a blocking read has given already
+-- → per job: job, epoch, request, ms left, ms waited (nil but at the first claim), log
+--   entries, session or '', its max_length, held, committed ids (list)
 local worker, models, free = ARGV[2], ARGV[3], tonumber(ARGV[5])
 local nonce, finished_ms = ARGV[7], ARGV[9]
 local claims = {}
@@ -26,7 +27,8 @@ end
 -- one whose claim this worker never heard of, because the reply was lost: it starts anew.
 local function start(stream, entry, job)
   local key = P .. 'job:' .. job
-  local f = redis.call('HMGET', key, 'state', 'entry', 'deadline', 'stalls', 'claims', 'request', 'session')
+  local f = redis.call('HMGET', key, 'state', 'entry', 'deadline', 'stalls', 'claims', 'request', 'session',
+    'submitted')
   if not f[1] or f[1] == 'done' or f[2] ~= entry then
     redis.call('XACK', stream, 'workers', entry)
     redis.call('XDEL', stream, entry)
@@ -42,13 +44,21 @@ local function start(stream, entry, job)
     return finish_early(job, ARGV[10], finished_ms)
   end
   if tonumber(f[4]) >= tonumber(ARGV[8]) then
-    redis.call('XADD', P .. 'dead', 'MAXLEN', 1000, '*', 'job', job)
-    return finish_early(job, ARGV[12], finished_ms)
+    finish_early(job, ARGV[12], finished_ms)
+    -- What an operator needs to try it again: see requeue_dead.lua.
+    local dead = redis.call('XADD', P .. 'dead', 'MAXLEN', 1000, '*', 'job', job)
+    redis.call('HSET', key, 'request', f[6], 'dead', dead)
+    redis.call('PEXPIRE', key, ARGV[13])
+    redis.call('PEXPIRE', P .. 'log:' .. job, ARGV[13])
+    return
   end
   local epoch = (f[5] + 1) .. ':' .. nonce
-  redis.call('HSET', key, 'state', 'running', 'owner', worker, 'epoch', epoch, 'claims', f[5] + 1, 'stalls', f[4] + 1)
+  redis.call('HSET', key, 'state', 'running', 'owner', worker, 'epoch', epoch, 'claims', f[5] + 1, 'stalls', f[4] + 1,
+    'started', now_ms())
   local s = session_of(f[7])
-  claims[#claims + 1] = { job, epoch, f[6], left, redis.call('XRANGE', P .. 'log:' .. job, '-', '+'), s[1], s[2], s[3], s[4] }
+  local waited = f[5] == '0' and f[8] and now_ms() - f[8]
+  local log = redis.call('XRANGE', P .. 'log:' .. job, '-', '+')
+  claims[#claims + 1] = { job, epoch, f[6], left, waited, log, s[1], s[2], s[3], s[4] }
   if f[4] ~= '0' then redis.call('HSET', KEYS[1], 'trial', job) end
 end
 
@@ -67,7 +77,7 @@ local function read(stream)
 end
 
 touch_worker(worker, models, ARGV[4], free, ARGV[6])
-for i = 13, #ARGV, 3 do
+for i = 14, #ARGV, 3 do
   start(ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
 read(KEYS[2])

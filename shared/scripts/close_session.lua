@@ -1,7 +1,8 @@
--- Close a dialogue: its jobs are cancelled, its owner frees what it keeps for it.
+-- Close a dialogue, unless it is another account's: its jobs are cancelled, its owner frees what it keeps for it.
 -- KEYS session, sessions
--- ARGV prefix, session, ending (cancelled), finished_ms
-local f = redis.call('HMGET', KEYS[1], 'running', 'owner')
+-- ARGV prefix, session, ending (cancelled), finished_ms, account or ''
+local f = redis.call('HMGET', KEYS[1], 'running', 'owner', 'account')
+if f[3] ~= ARGV[5] then return end
 for _, job in ipairs(redis.call('LRANGE', KEYS[1] .. ':turns', 0, -1)) do
   cancel(job, ARGV[3], ARGV[4])
 end

@@ -31,18 +31,43 @@ local function unread(stream)
   return redis.call('XLEN', stream) - (pending.err and 0 or pending[1])
 end
 
--- Free slots of all live workers of a model, as of their last claim or beat.
-local function free_slots(model)
-  local free = 0
+-- Slots of all live workers of a model: 'free' as of their last claim or beat, or all ('slots').
+local function count_slots(model, which)
+  local count = 0
   for _, worker in ipairs(redis.call('SMEMBERS', P .. 'serving:' .. model)) do
-    free = free + (tonumber(redis.call('HGET', P .. 'worker:' .. worker, 'free')) or 0)
+    count = count + (tonumber(redis.call('HGET', P .. 'worker:' .. worker, which)) or 0)
   end
-  return free
+  return count
+end
+
+-- How long so many jobs of a model take, by the mean time of the last ones; 0 where that is not known.
+local function wait_ms(model, depth)
+  local pace, slots = tonumber(redis.call('HGET', P .. 'pace', model)), count_slots(model, 'slots')
+  return pace and slots > 0 and math.ceil(depth * pace / slots) or 0
+end
+
+-- Rates, by the generic cell rate algorithm: each request, or token, takes so many ms; a caller may be a minute ahead.
+local function per_minute(number)
+  return number == '0' and 0 or 60000 / number
+end
+
+-- How long the caller must wait before it may go on.
+local function rate_wait(kind, payer, each_ms)
+  if each_ms == 0 then return 0 end
+  local until_ms = tonumber(redis.call('GET', P .. 'rate:' .. kind .. ':' .. payer) or 0)
+  return math.max(math.ceil(until_ms + each_ms - now_ms() - 60000), 0)
+end
+
+local function spend(kind, payer, ms)
+  if ms == 0 then return end
+  local key, now = P .. 'rate:' .. kind .. ':' .. payer, now_ms()
+  local until_ms = math.max(tonumber(redis.call('GET', key) or 0), now) + ms
+  redis.call('SET', key, until_ms, 'PX', math.ceil(until_ms - now))
 end
 
 -- Tenants take turns into the ready streams while these are shorter than twice the free slots.
 local function promote(model)
-  local room = 2 * free_slots(model)
+  local room = 2 * count_slots(model, 'free')
   for _, priority in ipairs(PRIORITIES) do
     room = room - unread(ready_key(model, priority))
   end
@@ -159,7 +184,8 @@ local function finish(job, last, tokens, ending, finished_ms)
   emit(job, last, tokens, ending)
   unplace(job)
   local key = P .. 'job:' .. job
-  local f = redis.call('HMGET', key, 'session', 'last')
+  local f = redis.call('HMGET', key, 'session', 'last', 'payer', 'token_ms')
+  if f[3] then spend('tokens', f[3], (f[2] - 1) * f[4]) end
   redis.call('HSET', key, 'state', 'done')
   redis.call('HDEL', key, 'request', 'stream', 'entry', 'cancelled')
   redis.call('ZREM', P .. 'due', job)

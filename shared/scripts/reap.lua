@@ -1,6 +1,7 @@
 -- Take lost jobs from workers that are gone, and from those that hold them without beating.
 -- KEYS workers
--- ARGV prefix, lease_ms
+-- ARGV prefix, lease_ms, rest_ms: nothing is done where somebody has looked within this time
+if tonumber(ARGV[3]) > 0 and not redis.call('SET', P .. 'reaped', 1, 'NX', 'PX', ARGV[3]) then return end
 local function take_hung(stream)
   local held = redis.pcall('XPENDING', stream, 'workers', 'IDLE', ARGV[2], '-', '+', 1000)
   for _, row in ipairs(held.err and {} or held) do

@@ -2,7 +2,7 @@
 -- KEYS due, sessions
 -- ARGV prefix, finished_ms, grace_ms for the worker to end a running job itself, endings: cancelled, deadline
 local now, grace = now_ms(), tonumber(ARGV[3])
-for _, job in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], 0, now, 'LIMIT', 0, 100)) do
+for _, job in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], 0, now, 'LIMIT', 0, 500)) do
   local f = redis.call('HMGET', P .. 'job:' .. job, 'state', 'deadline', 'cancelled')
   if not f[1] then
     redis.call('ZREM', KEYS[1], job)

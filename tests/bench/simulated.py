@@ -127,6 +127,9 @@ class SimulatedBackend:
         """A session of the worker's own kind."""
         return PetalsSession(self._embed, _Chain(self._step_s), self._head, max_length)
 
+    def coverage(self) -> None:
+        """There is no swarm."""
+
     async def stop(self) -> None:
         """End the head's thread."""
         self._head.close()

@@ -9,13 +9,15 @@ import pytest
 
 from tests.services import ROOT
 
+LOCK = "gateway/web/package-lock.json"
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """As much of a fresh checkout as the installation needs."""
-    for name in ("Makefile", "constraints.txt", "pyproject.toml", "deploy/__init__.py", "deploy/install.py"):
+    for name in ("Makefile", "constraints.txt", "pyproject.toml", "deploy/__init__.py", "deploy/install.py", LOCK):
         target = tmp_path / name
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, target)
     return tmp_path
 

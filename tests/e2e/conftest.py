@@ -28,6 +28,15 @@ name = "Demo"
 path = "{MODEL}"
 dht_prefix = "demo"
 chat = {{ max_session_length = 1024 }}
+[[families]]
+name = "Another family"
+[[families.models]]
+repository = "corolla/twin"
+name = "Twin"
+path = "{MODEL}"
+dht_prefix = "demo"
+license = "MIT"
+chat = {{ max_session_length = 1024 }}
 """
 
 ORACLES = """
@@ -89,7 +98,7 @@ class Stack:
 
 
 RESTING = re.compile(
-    r"\{p\}:(job:\w{32}|log:\w{32}|ready:.*|worker:.*|workers|serving:.*|file:.*|batch:.*|owned:.*)|rq:.*"
+    r"\{p\}:(job:\w{32}|log:\w{32}|pace|ready:.*|worker:.*|workers|gateways|reaped|serving:.*|file:.*|batch:.*|owned:.*)|rq:.*"
 )
 
 

@@ -17,8 +17,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from shared.broker import Broker, Heart
+from shared.broker import Broker
 from shared.errors import CorollaError
+from shared.heart import Heart
 from shared.keys import Timing
 from shared.messages import FinishReason, JobFinished, JobRequest, Token
 from shared.records import Append, Appended, Bounds, Busy, Claim, Registration, SessionCommit, Submission

@@ -288,7 +288,7 @@ async def test_at_rest_nothing_is_left(broker: Broker, player: Player, valkey: V
         await (await player.take()).finish("a")
     names = {str(name, "ascii") for name in valkey.client.scan_iter()}
     ready = {f"{{p}}:ready:{MODEL}:{lane}" for lane in ("interactive", "batch", "resumed")}
-    kept = {f"{{p}}:{kind}:{JOB}" for kind in ("job", "log")}
+    kept = {f"{{p}}:{kind}:{JOB}" for kind in ("job", "log")} | {"{p}:pace", "{p}:gateways"}
     assert {name for name in names if "worker" not in name and "serving" not in name} - ready == kept
     assert valkey.client.pttl(f"{{p}}:job:{JOB}") > 0
     assert valkey.client.pttl(f"{{p}}:log:{JOB}") > 0

@@ -14,6 +14,7 @@ STATUSES = {
     Code.MODEL_NOT_FOUND: 404,
     Code.SESSION_NOT_FOUND: 404,
     Code.TENANT_BUSY: 429,
+    Code.RATE: 429,
     Code.INTERNAL: 500,
     Code.POISON: 500,
     Code.DISCONTINUITY: 500,

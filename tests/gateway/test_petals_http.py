@@ -50,6 +50,15 @@ async def test_a_form_may_hold_raw_utf8(gateway: Served, player: Player) -> None
     assert (await asking).json() == {"ok": True, "outputs": "x"}
 
 
+async def test_who_is_to_wait_is_told_how_long(serve: Serve, player: Player) -> None:
+    async with serve(max_waiting_per_client=0) as one, serve(max_waiting=0) as two:
+        mine, all_of_us = await one.client.post(URL, data=FIELDS), await two.client.post(URL, data=FIELDS)
+    assert (mine.status_code, all_of_us.status_code) == (429, 503)
+    assert mine.headers["retry-after"] == all_of_us.headers["retry-after"] == "1"
+    text = "RuntimeError: You have 0 requests waiting already, please try again later"
+    assert mine.json() == {"ok": False, "traceback": text}
+
+
 async def test_the_query_wins_over_the_body_and_unknown_fields_are_ignored(gateway: Served, player: Player) -> None:
     asking = asyncio.create_task(
         gateway.client.post(URL, params={"inputs": "query", "colour": "red"}, json={"inputs": "body", "max_length": 9})

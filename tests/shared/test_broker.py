@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import AsyncIterator
 
 import pytest
 
-from shared.broker import Broker, Heart
+from shared.broker import Broker
 from shared.errors import BrokerUnavailable, Code, CorollaError
+from shared.heart import Heart
 from shared.keys import Timing
 from shared.messages import Ending, FinishReason, JobFailed, JobFinished, JobRequest, LogEntry, Token
 from shared.records import (
@@ -101,6 +103,7 @@ async def test_a_job_from_submit_to_the_end(broker: Broker, valkey: Valkey) -> N
         "{p}:workers",
         "{p}:serving:corolla/oracle",
         "{p}:worker:w1:jobs",
+        "{p}:pace",
     }
     assert pending(valkey) == 0
     assert all(0 < valkey.client.pttl(name) <= 600_000 for name in ("{p}:job:j1", "{p}:log:j1"))
@@ -198,7 +201,7 @@ async def test_a_worker_that_lost_its_lease_is_not_heard(broker: Broker, valkey:
 
 async def reap_until_claimed(broker: Broker, who: Registration) -> Claim:
     while True:
-        await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms)
+        await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms, 0)
         if claims := await broker.claim(who, 1, 50):
             return claims[0]
 
@@ -234,7 +237,7 @@ async def test_a_beat_keeps_a_lease(broker: Broker, valkey: Valkey) -> None:
     taken: list[Claim] = []
     while not taken:
         assert heart.beat([(kept.job, kept.epoch)], 2).fenced == frozenset()
-        await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms)
+        await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms, 0)
         taken = await broker.claim(OTHER, 4, 20)
     heart.close()
     # then the other one moves
@@ -249,6 +252,42 @@ async def test_no_job_is_taken_while_the_server_has_just_come_back(broker: Broke
         valkey.client.delete("{p}:worker:w1")
         await patient.reap()
         assert await patient.claim(OTHER, 1, 0) == []
+
+
+async def test_no_job_is_taken_while_another_server_has_just_taken_its_place(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([("one", 100), ("two", 500), ("two", 500), ("two", 501)])
+    reaped: list[str] = []
+
+    async def server() -> tuple[str, int]:
+        return next(answers)
+
+    async def run(name: str, *_: object) -> None:
+        reaped.append(name)
+
+    monkeypatch.setattr(broker._link, "server", server)
+    monkeypatch.setattr(broker._link, "run", run)
+    counts = []
+    for _ in range(4):
+        await broker.reap()
+        counts.append(len(reaped))
+    assert counts == [1, 1, 1, 2]
+
+
+async def test_workers_look_for_lost_jobs_in_turn(broker: Broker, valkey: Valkey) -> None:
+    # given a job whose worker is gone, just after somebody has looked
+    await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms, 60_000)
+    await submit(broker, job("j1"))
+    await claim_one(broker)
+    valkey.client.delete("{p}:worker:w1")
+    # when another one looks
+    await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms, 60_000)
+    # then it leaves that to the first one, for that long
+    assert await broker.claim(OTHER, 1, 0) == []
+    valkey.client.delete("{p}:reaped")
+    await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms, 60_000)
+    assert len(await broker.claim(OTHER, 1, 0)) == 1
 
 
 async def test_draining_is_no_attempt(broker: Broker, valkey: Valkey) -> None:
@@ -335,6 +374,60 @@ async def test_bounds(broker: Broker, valkey: Valkey) -> None:
     assert (refused.value.code, refused.value.depth) == (Code.BUSY, 3)
     assert len(await broker.claim(ONE, 4, 0)) == 3
     assert valkey.client.exists("{p}:waiting", "{p}:job:j4") == 0
+
+
+async def test_a_refusal_tells_how_long_those_before_take(broker: Broker, valkey: Valkey) -> None:
+    # given a model whose answers take about 800 ms, and two workers with four slots each
+    valkey.client.hset("{p}:pace", MODEL, "800")
+    assert await broker.claim(ONE, 0, 0) == await broker.claim(OTHER, 0, 0) == []
+    for number in range(10):
+        await submit(broker, job(f"j{number}"))
+    # when one is refused
+    with pytest.raises(Busy) as refused:
+        await broker.submit(job("late"), Bounds(tenant=10))
+    # then it is told what ten answers take on eight slots
+    assert (refused.value.depth, refused.value.wait_ms) == (10, 1000)
+
+
+async def test_the_mean_time_of_a_models_answers(broker: Broker, valkey: Valkey) -> None:
+    def pace() -> float:
+        return float(valkey.client.hget("{p}:pace", MODEL) or 0)
+
+    await submit(broker, job("j1"))
+    claim = await claim_one(broker)
+    started = int(valkey.client.hget("{p}:job:j1", "started") or 0)
+    valkey.client.hset("{p}:job:j1", "started", started - 1600)
+    await append(broker, claim, 1, (A,), DONE)
+    first = pace()
+    assert 1600 <= first < 3200
+    # a job that was not answered does not count, and another one counts for a sixteenth
+    await submit(broker, job("j2"))
+    await broker.cancel("j2")
+    assert pace() == first
+    await submit(broker, job("j3"))
+    await append(broker, await claim_one(broker), 1, (A,), DONE)
+    assert first * 15 / 16 <= pace() < first
+
+
+async def test_a_heavy_tenant_takes_no_more_than_its_turn(broker: Broker) -> None:
+    # given one tenant with eighty times the load of nine others, that all keep asking
+    two = Registration("w1", (MODEL,), 2)
+    assert await broker.claim(two, 2, 0) == []
+    for number in range(250):
+        await submit(broker, job(f"heavy{number}", tenant="heavy"))
+    for tenant in range(9):
+        for number in range(3):
+            await submit(broker, job(f"{tenant}-{number}", tenant=str(tenant)))
+    # when fewer jobs are done than there are
+    order: list[str] = []
+    while len(order) < 34:
+        for claim in await broker.claim(two, 2, 0):
+            order.append(claim.job)
+            await append(broker, claim, 1, (A,), DONE)
+    # then, after what was ready before the others came, each round gives everybody one job
+    ready = ["heavy0", "heavy1", "heavy2", "heavy3"]
+    rounds = [[f"heavy{4 + number}", *(f"{tenant}-{number}" for tenant in range(9))] for number in range(3)]
+    assert order == [*ready, *itertools.chain.from_iterable(rounds)]
 
 
 async def test_tenants_take_turns(broker: Broker) -> None:

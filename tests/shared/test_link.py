@@ -13,6 +13,7 @@ from tests.valkey import Valkey
 
 pytestmark = pytest.mark.anyio
 
+NOBODY = {"username": None, "password": None}
 OPERATIONS: dict[str, Callable[[Link], Awaitable[object]]] = {
     "ping": lambda client: client.ping(),
     "script": lambda client: client.run("workers", ["{p}:workers"]),
@@ -70,3 +71,29 @@ async def test_a_blocking_read_of_a_silent_redis_is_unavailable(
 async def test_more_calls_at_once_than_connections_wait_for_one_another(client: Link, valkey: Valkey) -> None:
     await asyncio.gather(*(client.ping() for _ in range(500)))
     assert valkey.client.info("clients")["connected_clients"] <= link.MAX_CONNECTIONS + 1
+
+
+async def test_a_primary_without_its_replica_is_unavailable(client: Link, valkey: Valkey) -> None:
+    valkey.client.config_set("min-replicas-to-write", 1)
+    try:
+        with pytest.raises(BrokerUnavailable):
+            await client.run("open_session", ["{p}:session:s", "{p}:sessions"], "s", "m", 9, 9000, 1)
+    finally:
+        valkey.client.config_set("min-replicas-to-write", 0)
+
+
+async def test_sentinels_that_are_all_away_are_unavailable() -> None:
+    client = Link("redis+sentinel://127.0.0.1:1,127.0.0.1:2/corolla", "{p}:")
+    with pytest.raises(BrokerUnavailable):
+        await client.ping()
+    await client.close()
+
+
+def test_a_url_of_sentinels() -> None:
+    plain = link._watched("redis+sentinel://10.0.0.1:26379,[::1]:7,h:8/corolla")
+    assert plain == link._Watched([("10.0.0.1", 26379), ("::1", 7), ("h", 8)], "corolla", {}, NOBODY)
+    full = link._watched("rediss+sentinel://me:p%40ss@h:8/corolla/3?ssl_ca_certs=/ca&sentinel_password=x")
+    tls = {"ssl": True, "ssl_ca_certs": "/ca"}
+    options = {"username": "me", "password": "p@ss", "db": 3, **tls}
+    assert full == link._Watched([("h", 8)], "corolla", options, {"username": None, "password": "x", **tls})
+    assert link._watched("redis://h:1/0") is None

@@ -37,3 +37,37 @@ def test_events_of_a_level_and_above() -> None:
     assert lines("info") == [READY, BROKE, TROUBLE]
     assert lines("debug") == [{"event": "detail", "level": "debug"}, READY, BROKE, TROUBLE]
     assert lines("error") == [BROKE]
+
+
+BROKEN = """
+import logging
+import structlog
+from shared import logs
+logs.configure("info")
+log = structlog.get_logger()
+def work():
+    raise ValueError("a secret")
+def call():
+    try:
+        work()
+    except ValueError as error:
+        raise KeyError("another secret") from error
+for tell in (lambda: log.error("mine", exc_info=True), lambda: logging.getLogger("lib").exception("theirs:\\nsecret")):
+    try:
+        call()
+    except KeyError:
+        tell()
+call()
+"""
+
+
+def test_an_exception_is_its_type_and_its_places() -> None:
+    ended = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    found = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert [line["event"] for line in found] == ["mine", "theirs:", "unforeseen error, the process ends"]
+    assert found[0]["exception"] == [
+        "KeyError", "<string>:16 <module>", "<string>:13 call", "ValueError", "<string>:11 call", "<string>:8 work"
+    ]  # fmt: skip
+    assert [line["exception"][0] for line in found] == ["KeyError"] * 3
+    assert "secret" not in ended.stderr

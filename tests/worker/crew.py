@@ -87,4 +87,4 @@ def leftovers(valkey: Valkey) -> set[str]:
     done = {name for name in names if ":job:" in name and client.hget(name, "state") == b"done"}
     logs = {name.replace(":job:", ":log:") for name in done}
     pending = {f"{name} pending" for name in READY & names if client.xpending(name, "workers")["pending"]}
-    return (names - done - logs - READY) | pending
+    return (names - done - logs - READY - {"{p}:pace", "{p}:reaped"}) | pending

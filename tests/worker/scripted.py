@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from shared.reports import Coverage
 from worker.backend import MAX_POSITIONS, Choice, Draw
 from worker.tokenizer import FastTokenizer
 
@@ -89,6 +90,7 @@ class ScriptedBackend:
         self.pieces: list[int] = []
         self.sessions: list[ScriptedSession] = []
         self.stopped = False
+        self.covered: Coverage | None = None
 
     def choose(self, draw: Draw) -> Choice:
         """What its row's script has here; past the end of it, what must not be heeded. Ranked, it is the best."""
@@ -103,6 +105,9 @@ class ScriptedBackend:
         session = ScriptedSession(self, max_length, rows)
         self.sessions.append(session)
         return session
+
+    def coverage(self) -> Coverage | None:
+        return self.covered
 
     async def stop(self) -> None:
         self.stopped = True

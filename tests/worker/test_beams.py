@@ -70,6 +70,9 @@ class LocalBackend:
     def open(self, max_length: int, rows: int = 1) -> LocalSession:
         return LocalSession(self.network)
 
+    def coverage(self) -> None:
+        raise AssertionError
+
     async def stop(self) -> None:
         raise AssertionError
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from shared.broker import Heart
+from shared.heart import Heart
 from shared.keys import Timing
 from shared.messages import FinishReason, JobFinished
 from tests.valkey import Valkey

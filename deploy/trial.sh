@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Try what docker-compose.yml promises: whatever is killed or restarted, no client loses a token, over WebSockets, by
+# server-sent events, HTTP calls or in batches.
+#
+#   deploy/trial.sh            needs docker with compose, bash and curl; about eight minutes
+#   ENGINE=podman COMPOSE=podman-compose deploy/trial.sh
+#
+# It runs a stack of its own on COROLLA_PORT (8123), with three gateways and two workers, and removes it afterwards.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+ENGINE=${ENGINE:-docker}
+read -ra COMPOSE <<< "${COMPOSE:-docker compose}"
+PROJECT=corolla-trial
+CLIENT=$PROJECT-client
+READERS=20
+broken=0
+export COROLLA_PORT=${COROLLA_PORT:-8123} COMPOSE_PROFILES=demo,spare COROLLA_GATEWAYS=3 COROLLA_WORKERS=2
+URL=http://127.0.0.1:$COROLLA_PORT
+
+say() { printf '%4d s  %s\n' "$SECONDS" "$*"; }
+quietly() { "$@" > /dev/null 2>&1; }
+compose() { "${COMPOSE[@]}" -p "$PROJECT" "$@"; }
+containers() { # SERVICE
+    "$ENGINE" ps -aq --filter "label=com.docker.compose.project=$PROJECT" --filter "label=com.docker.compose.service=$1"
+}
+
+until_true() { # WHAT COMMAND...
+    local what=$1 end=$((SECONDS + 180))
+    shift
+    until quietly "$@"; do
+        ((SECONDS < end)) || { say "no $what within 180 s"; exit 1; }
+        sleep 0.5
+    done
+}
+
+answers() { curl -fsS -m 60 "$URL/api/v1/generate" -d "inputs=hi" -d "max_new_tokens=3" | grep -q '"ok":true'; }
+healthy() { # SERVICE CONTAINER
+    case $1 in
+        worker) "$ENGINE" exec "$2" python -m worker.health ;;
+        gateway) "$ENGINE" exec "$2" python -c \
+            "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health/ready')" ;;
+        swarm-*) "$ENGINE" logs --since "$since" "$2" 2>&1 | grep '"Started"' ;;
+        *) answers ;;
+    esac
+}
+
+begin() { # NAME
+    quietly "$ENGINE" rm -f "$CLIENT" || true
+    quietly "$ENGINE" run -d --name "$CLIENT" --network "${PROJECT}_front" -v "$PWD/deploy/streams.py:/streams.py:ro" \
+        corolla-gateway python /streams.py nginx:8080 --readers "$READERS"
+    until_true "readers" bash -c "$ENGINE logs $CLIENT 2>&1 | grep 'readers begin'"
+    say "$READERS readers, $1"
+}
+
+end() {
+    quietly "$ENGINE" kill -s INT "$CLIENT"
+    local status
+    status=$("$ENGINE" wait "$CLIENT")
+    say "  they saw: $("$ENGINE" logs "$CLIENT" 2>&1 | tail -n 1)"
+    ((status == 0)) || { say "  that is not what was promised"; broken=1; }
+}
+
+back() { # SERVICE CONTAINER
+    until_true "healthy $1" healthy "$1" "$2"
+    until_true "answer" answers
+    say "  $3 $1: answers again"
+}
+
+kill_one() { # SERVICE
+    local id
+    id=$(containers "$1" | head -n 1)
+    since=$(date +%s)
+    quietly "$ENGINE" kill "$id"
+    sleep 1
+    quietly "$ENGINE" start "$id"
+    back "$1" "$id" killed
+}
+
+restart_all() { # SERVICE
+    local id
+    for id in $(containers "$1"); do
+        since=$(date +%s)
+        quietly "$ENGINE" restart -t 30 "$id"
+        back "$1" "$id" restarted
+    done
+}
+
+finish() {
+    local status=$?
+    if ((status)); then
+        for service in valkey worker gateway batches nginx swarm-0 swarm-1 swarm-2 swarm-3; do
+            for id in $(containers "$service"); do "$ENGINE" logs "$id" > "var/log/trial-$service-$id.log" 2>&1; done
+        done
+        say "failed; logs are in var/log/trial-*"
+    fi
+    quietly "$ENGINE" rm -f "$CLIENT" || true
+    quietly compose down -v || true
+}
+trap finish EXIT
+
+say "starting"
+mkdir -p var/log
+compose up -d > var/log/trial-up.log 2>&1
+until_true "answer" answers
+for id in $(containers worker); do until_true "healthy worker" healthy worker "$id"; done
+say "everything runs: $(curl -fsS "$URL/health/ready")"
+
+for service in swarm-0 swarm-1 valkey worker gateway batches nginx; do
+    begin "one $service is killed"
+    kill_one "$service"
+    end
+done
+begin "every container is restarted, one at a time"
+for service in swarm-0 swarm-1 swarm-2 swarm-3 valkey worker gateway batches nginx; do restart_all "$service"; done
+end
+
+((broken == 0)) || exit 1
+say "no token was lost"

@@ -1,0 +1,265 @@
+// Puts the page together: which chat is open, and what each part tells the others.
+
+import { Announcer } from "./announcer.js";
+import { Chat } from "./chat.js";
+import { Composer } from "./composer.js";
+import { DialogueView } from "./dialogue-view.js";
+import { create, exported, imported, successor } from "./dialogue.js";
+import { iconOf, make } from "./make.js";
+import { ModelPicker } from "./model-picker.js";
+import { Models } from "./models.js";
+import { Notice } from "./notice.js";
+import { Settings } from "./settings.js";
+import { Sidebar } from "./sidebar.js";
+import { Store } from "./store.js";
+import { bindTheme } from "./theme-switch.js";
+import { toast } from "./toast.js";
+
+const SPEED_MS = 500;
+const $ = (selector) => document.querySelector(selector);
+
+class App {
+  #models = new Models();
+  #store;
+  #chats = new Map();
+  #chat;
+  #announcer = new Announcer($("#announcer"));
+  #view = new DialogueView($("#scroller"), $("#messages"), $("#latest"), this.#announcer, {
+    edit: (index, text) => this.#replace(() => this.#chat.edit(index, text)),
+    regenerate: (index) => this.#replace(() => this.#chat.regenerate(index)),
+    nameOf: (model) => this.#models.find(model).frontend.name,
+  });
+  #composer = new Composer($("#composer"), { send: (text) => this.#ask(text), stop: () => this.#chat.stop() });
+  #notice = new Notice($("#notice"), { goOn: () => this.#goOn(), succeed: () => this.#succeed() });
+  #picker = new ModelPicker(this.#models, $("#model"), $("#model-links"), (model) => this.#change({ model }));
+  #settings = new Settings($("#settings"), (fields) => this.#change(fields));
+  #sidebar = new Sidebar($("#sidebar"), {
+    rename: (dialogue, title) => this.#rename(dialogue, title),
+    remove: (dialogue) => this.#remove(dialogue),
+  });
+
+  async start() {
+    this.#decorate();
+    this.#store = await Store.open();
+    await this.#models.watch();
+    for (const dialogue of await this.#store.all()) this.#keep(dialogue);
+    this.#models.listen(() => this.#showModel());
+    this.#listen();
+    this.#store.listen((id) => this.#adopt(id));
+    await this.#resumeAll();
+    this.#open();
+    document.documentElement.dataset.ready = "";
+  }
+
+  #keep(dialogue) {
+    const chat = new Chat(dialogue, this.#store, this.#models);
+    this.#chats.set(dialogue.id, chat);
+    chat.listen((what) => this.#hear(chat, what));
+    return chat;
+  }
+
+  async #resumeAll() {
+    for (const chat of this.#chats.values()) {
+      const { draft } = await this.#store.find(chat.dialogue.id);
+      if (draft) chat.resume(draft);
+    }
+  }
+
+  /** Another page of this browser kept the chat, or forgot it. */
+  async #adopt(id) {
+    const { chat: dialogue } = await this.#store.find(id);
+    const chat = this.#chats.get(id);
+    if (dialogue && chat) chat.adopt(dialogue);
+    else if (dialogue) this.#keep(dialogue);
+    else if (chat && !chat.isBusy) this.#forget(chat);
+    this.#list();
+  }
+
+  #forget(chat) {
+    this.#chats.delete(chat.dialogue.id);
+    if (chat === this.#chat) this.#renew();
+  }
+
+  /** Open the chat that the address names, or an empty one. */
+  #open() {
+    const named = this.#chats.get(location.hash.slice(1));
+    this.#chat = named ?? this.#keep(create({ model: this.#chat?.dialogue.model ?? "" }));
+    if (!named) this.#chats.delete(this.#chat.dialogue.id); // it is kept when something is asked
+    this.#view.open(this.#chat);
+    this.#showAll();
+    $("#sidebar").classList.remove("open");
+    this.#composer.focus();
+  }
+
+  #hear(chat, what) {
+    if (what === "messages") this.#list();
+    if (chat !== this.#chat) return;
+    if (what === "state" && chat.state.phase === "waiting") this.#models.refresh();
+    if (what === "messages") this.#showMessages();
+    if (what === "text") this.#view.grow();
+    if (what !== "text") this.#showState();
+  }
+
+  #ask(text) {
+    const { dialogue } = this.#chat;
+    const isNew = !this.#chats.has(dialogue.id);
+    this.#chats.set(dialogue.id, this.#chat);
+    this.#chat.ask(text);
+    if (isNew) history.pushState(null, "", `#${dialogue.id}`);
+    this.#list();
+  }
+
+  /** Do what forgets messages, and offer to have them back. */
+  #replace(change) {
+    const chat = this.#chat;
+    const before = structuredClone(chat.dialogue.messages);
+    change();
+    this.#composer.focus();
+    toast("The messages after it were replaced.", "Undo", () => chat.putBack(before));
+  }
+
+  #goOn() {
+    this.#chat.goOn();
+    this.#composer.focus();
+  }
+
+  #succeed() {
+    const chat = this.#keep(successor(this.#chat.dialogue));
+    chat.save();
+    location.hash = chat.dialogue.id;
+  }
+
+  #change(fields) {
+    Object.assign(this.#chat.dialogue, fields);
+    if (this.#chats.has(this.#chat.dialogue.id)) this.#chat.save();
+    this.#showModel();
+  }
+
+  #rename(dialogue, title) {
+    Object.assign(dialogue, { title, isNamed: true });
+    this.#chats.get(dialogue.id).save();
+    this.#showAll();
+  }
+
+  #remove(dialogue) {
+    const chat = this.#chats.get(dialogue.id);
+    chat.leave();
+    this.#store.remove(dialogue.id);
+    this.#forget(chat);
+    this.#list();
+    toast("The chat is deleted.", "Undo", () => {
+      this.#chats.set(dialogue.id, chat);
+      chat.save();
+      location.hash = dialogue.id;
+      this.#list();
+    });
+  }
+
+  #renew() {
+    history.pushState(null, "", location.pathname);
+    this.#open();
+  }
+
+  #showAll() {
+    this.#list();
+    this.#showMessages();
+    this.#showModel();
+    this.#showState();
+  }
+
+  #list() {
+    this.#sidebar.show(Array.from(this.#chats.values(), (chat) => chat.dialogue), this.#chat?.dialogue.id);
+  }
+
+  #showMessages() {
+    const { title, messages } = this.#chat.dialogue;
+    $("#welcome").hidden = messages.length > 0;
+    $("#title").textContent = title;
+    document.title = messages.length ? `${title} · Corolla` : "Corolla";
+    this.#view.refresh();
+  }
+
+  #showModel() {
+    this.#picker.show(this.#chat.model);
+    this.#notice.show(this.#chat);
+  }
+
+  #showState() {
+    this.#composer.isBusy = this.#chat.isBusy;
+    this.#notice.show(this.#chat);
+  }
+
+  #listen() {
+    addEventListener("hashchange", () => location.hash !== "#question" && this.#open());
+    addEventListener("popstate", () => this.#open());
+    addEventListener("pagehide", () => this.#chats.forEach((chat) => chat.saveDraft()));
+    addEventListener("keydown", (event) => this.#key(event));
+    setInterval(() => this.#chat.isBusy && this.#notice.show(this.#chat), SPEED_MS);
+    $("#new").onclick = () => this.#renew();
+    $("#open-settings").onclick = () => this.#settings.open(this.#chat.dialogue, this.#chat.model.chat.generation_params);
+    $("#open-sidebar").onclick = () => this.#toggleSidebar(true);
+    $("#close-sidebar").onclick = () => this.#toggleSidebar(false);
+    $("main").addEventListener("click", () => $("#sidebar").classList.remove("open"), { capture: true });
+    $("#export").onclick = () => this.#export();
+    $("#import").onclick = () => $("#file").click();
+    $("#file").onchange = () => this.#import();
+    bindTheme($("#theme"));
+  }
+
+  #key(event) {
+    if (event.key === "Escape" && !$("#settings").open) {
+      if ($("#sidebar").classList.contains("open")) this.#toggleSidebar(false);
+      else this.#chat.stop();
+    }
+    if (event.key.toLowerCase() === "o" && event.ctrlKey && event.shiftKey) {
+      event.preventDefault();
+      this.#renew();
+    }
+  }
+
+  #toggleSidebar(isOpen) {
+    $("#sidebar").classList.toggle("open", isOpen);
+    $("#open-sidebar").ariaExpanded = String(isOpen);
+    $(isOpen ? "#new" : "#open-sidebar").focus();
+  }
+
+  #export() {
+    const file = new Blob([exported(Array.from(this.#chats.values(), (chat) => chat.dialogue))], { type: "application/json" });
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(file);
+    link.download = "corolla-chats.json";
+    link.click();
+    URL.revokeObjectURL(link.href);
+  }
+
+  async #import() {
+    const [file] = $("#file").files;
+    $("#file").value = "";
+    try {
+      const dialogues = imported(await file.text());
+      await Promise.all(dialogues.map((dialogue) => this.#store.save(dialogue)));
+      for (const dialogue of dialogues) this.#keep(dialogue);
+      this.#list();
+      toast(`${dialogues.length} ${dialogues.length === 1 ? "chat is" : "chats are"} imported.`);
+    } catch (error) {
+      if (!(error instanceof SyntaxError || error instanceof TypeError)) throw error;
+      toast("This file holds no exported chats.");
+    }
+  }
+
+  #decorate() {
+    const icons = { "close-sidebar": "close", "open-sidebar": "menu", "open-settings": "settings", latest: "down" };
+    for (const [id, icon] of Object.entries(icons)) $(`#${id}`).append(iconOf(icon));
+    $("#new").prepend(iconOf("plus"));
+    this.#composer.isBusy = false;
+  }
+}
+
+try {
+  await new App().start();
+} catch (error) {
+  const text = "The page could not begin: the gateway does not answer, or this browser keeps nothing for it. ";
+  const again = make("a", { href: location.href, textContent: "Try again", onclick: () => location.reload() });
+  $("#notice").replaceChildren(make("div", { className: "trouble", role: "alert" }, text, again));
+  throw error;
+}

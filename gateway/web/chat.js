@@ -1,0 +1,216 @@
+// One chat: its dialogue, the answer under way, and what becomes of both.
+
+import { entitle, newId } from "./dialogue.js";
+import { Exchange } from "./exchange.js";
+import { Line } from "./line.js";
+import { cutStop, promptOf, withoutStopBegin } from "./prompt.js";
+import { tell } from "./trouble.js";
+
+const SAVE_MS = 250;
+
+/**
+ * Tells its listener what changed: "messages" (which there are), "text" (of the last one), "state".
+ *
+ * state: {phase: "idle" | "waiting" | "writing" | "lost", ahead, attempt, trouble}. speed: tokens per second, or 0.
+ */
+export class Chat {
+  #store;
+  #models;
+  #exchange = new Exchange(newId);
+  #line = new Line(this.#exchange, (news) => this.#hear(news));
+  #listener = () => {};
+  #before = "";
+  #saving = 0;
+  #tokens = 0;
+  #firstAt = 0;
+  #lastAt = 0;
+
+  constructor(dialogue, store, models) {
+    this.dialogue = dialogue;
+    this.#store = store;
+    this.#models = models;
+    this.state = { phase: "idle" };
+  }
+
+  /** Who shows the chat; null: nobody. */
+  listen(listener) {
+    this.#listener = listener ?? (() => {});
+  }
+
+  get isBusy() {
+    return this.state.phase !== "idle";
+  }
+
+  get speed() {
+    const seconds = (this.#lastAt - this.#firstAt) / 1000;
+    return this.#tokens > 1 && seconds > 0 ? (this.#tokens - 1) / seconds : 0;
+  }
+
+  get model() {
+    return this.#models.find(this.dialogue.model);
+  }
+
+  /** The last answer as it may be shown: without a stop sequence, or the beginning of one. */
+  get shown() {
+    const text = this.dialogue.messages.at(-1)?.text ?? "";
+    return this.isBusy ? withoutStopBegin(text, this.#models.find(this.dialogue.messages.at(-1).model).chat) : text;
+  }
+
+  /** Ask something. */
+  ask(text) {
+    if (this.dialogue.messages.at(-1)?.role === "assistant" && !this.dialogue.messages.at(-1).text) {
+      this.dialogue.messages.pop(); // it failed
+    }
+    this.dialogue.messages.push({ role: "user", text });
+    this.#answer();
+  }
+
+  /** Ask the question at `index` in other words, and forget what followed. */
+  edit(index, text) {
+    this.dialogue.messages.splice(index);
+    this.ask(text);
+  }
+
+  /** Have the answer at `index` written anew, and forget what followed. */
+  regenerate(index) {
+    this.dialogue.messages.splice(index);
+    this.#answer();
+  }
+
+  /** Have the last answer gone on with; after an error: try again. */
+  goOn() {
+    if (this.dialogue.messages.at(-1)?.role === "assistant") this.#begin(this.#task());
+    else this.#answer();
+  }
+
+  /** Put back messages that were forgotten. */
+  putBack(messages) {
+    this.leave();
+    this.dialogue.messages = messages;
+    this.#set({ phase: "idle" });
+    this.#listener("messages");
+    this.save();
+  }
+
+  /** End the answer under way. */
+  stop() {
+    this.#line.perform(this.#exchange.stop());
+  }
+
+  /** Drop the answer under way without a word. */
+  leave() {
+    this.#line.perform(this.#exchange.leave());
+    this.#set({ phase: "idle" });
+  }
+
+  /** Take over what another page made of the dialogue, unless an answer is being written here. */
+  adopt(dialogue) {
+    if (this.isBusy || isSame(this.dialogue, dialogue)) return;
+    Object.assign(this.dialogue, dialogue);
+    this.#line.perform(this.#exchange.part());
+    this.#set({ phase: "idle" });
+    this.#listener("messages");
+  }
+
+  /** Go on with an answer that was under way when the page was left. */
+  resume(draft) {
+    const last = this.dialogue.messages.at(-1);
+    last.text = draft.before;
+    const task = this.#task(last.model);
+    last.text += draft.text;
+    if (!draft.cursor) {
+      this.#begin(this.#task(last.model)); // it was between two sessions
+      return;
+    }
+    this.#before = draft.before;
+    this.#set({ phase: "waiting" });
+    this.#line.perform(this.#exchange.restore(task, { ...draft.cursor, text: draft.text }));
+  }
+
+  /** Keep the dialogue as it is now. */
+  async save() {
+    clearTimeout(this.#saving);
+    this.#saving = 0;
+    this.dialogue.changed = Date.now();
+    await this.#store.save(this.dialogue, this.#draft());
+  }
+
+  /** Keep how far the answer is, at once. */
+  saveDraft() {
+    clearTimeout(this.#saving);
+    this.#saving = 0;
+    const draft = this.#draft();
+    if (draft) this.#store.saveDraft(this.dialogue.id, draft);
+  }
+
+  #answer() {
+    this.dialogue.messages.push({ role: "assistant", text: "", model: this.model.key });
+    entitle(this.dialogue);
+    this.#begin(this.#task());
+  }
+
+  #task(model = this.dialogue.model) {
+    const { chat, key } = this.#models.find(model);
+    const params = { ...chat.generation_params, ...this.dialogue.params };
+    return { model: key, chat, params, prompt: promptOf(this.dialogue, chat) };
+  }
+
+  #begin(task) {
+    const last = this.dialogue.messages.at(-1);
+    this.#before = last.text;
+    last.model = task.model;
+    delete last.how;
+    this.#tokens = this.#firstAt = this.#lastAt = 0;
+    this.#set({ phase: "waiting" });
+    this.#listener("messages");
+    this.#line.perform(this.#exchange.ask(task));
+    this.save();
+  }
+
+  /** What resume() needs: text and cursor belong together. */
+  #draft() {
+    if (!this.isBusy) return null;
+    const text = this.dialogue.messages.at(-1).text.slice(this.#before.length);
+    return { before: this.#before, text, cursor: this.#exchange.cursor() };
+  }
+
+  #hear(news) {
+    if (news.tell === "text") this.#write(news);
+    else if (news.tell === "asked") this.saveDraft();
+    else if (news.tell === "queued") this.#set({ phase: "waiting", ahead: news.ahead });
+    else if (news.tell === "lost") this.#set({ phase: "lost", attempt: news.attempt });
+    else if (news.tell === "back") this.#set({ phase: "writing" });
+    else if (news.tell === "ended") this.#finish(news.how);
+    else this.#finish("failed", tell(news.kind, news.detail));
+  }
+
+  #write({ text, tokens }) {
+    const now = performance.now();
+    this.#firstAt ||= now;
+    this.#lastAt = now;
+    this.#tokens += tokens;
+    this.dialogue.messages.at(-1).text += text;
+    if (this.state.phase !== "writing") this.#set({ phase: "writing" });
+    this.#listener("text");
+    this.#saving ||= setTimeout(() => this.saveDraft(), SAVE_MS);
+  }
+
+  #finish(how, trouble) {
+    const last = this.dialogue.messages.at(-1);
+    last.text = cutStop(last.text, this.#models.find(last.model).chat).text;
+    last.how = how;
+    this.#set({ phase: "idle", trouble });
+    this.#listener("messages");
+    this.save();
+  }
+
+  #set(state) {
+    this.state = state;
+    this.#listener("state");
+  }
+}
+
+function isSame(one, other) {
+  const [first, second] = [one, other].map((dialogue) => JSON.stringify({ ...dialogue, changed: 0 }));
+  return first === second;
+}

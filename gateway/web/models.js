@@ -1,0 +1,43 @@
+// The models that are served, from GET /api/v1/models.
+
+const PERIOD_MS = 10_000;
+
+/** families: as the API gives them. Tells its listeners whenever they were read. */
+export class Models {
+  families = [];
+  #byName = new Map();
+  #default = "";
+  #listeners = [];
+
+  /** Read them, once and then again and again while somebody looks. Rejects where the first time fails. */
+  async watch() {
+    await this.#read();
+    setInterval(() => document.hidden || this.refresh(), PERIOD_MS);
+  }
+
+  /** Read them again; where that fails they stay as they are. */
+  refresh() {
+    return this.#read().catch(() => {});
+  }
+
+  listen(listener) {
+    this.#listeners.push(listener);
+  }
+
+  /** The model of that key or alias; the default one where there is none. */
+  find(name) {
+    return this.#byName.get(name) ?? this.#byName.get(this.#default);
+  }
+
+  async #read() {
+    const answer = await fetch("/api/v1/models");
+    if (!answer.ok) throw new Error(`status ${answer.status}`);
+    const { default: key, families } = await answer.json();
+    this.families = families;
+    this.#default = key;
+    for (const model of families.flatMap((family) => family.models)) {
+      for (const name of [model.key, ...model.aliases]) this.#byName.set(name, model);
+    }
+    for (const listener of this.#listeners) listener();
+  }
+}

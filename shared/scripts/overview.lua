@@ -1,0 +1,44 @@
+-- What lives, and what waits for it.
+-- KEYS gateways, workers
+-- ARGV prefix, models ...
+-- → live gateways; per live worker: name, models, slots, free, report, jobs that wait for it alone;
+--   per model: jobs that wait for any worker; jobs that wait in all
+local function waiting(model)
+  local count = 0
+  for _, priority in ipairs(PRIORITIES) do
+    local lane = model .. ':' .. priority
+    for _, tenant in ipairs(redis.call('LRANGE', P .. 'ring:' .. lane, 0, -1)) do
+      count = count + redis.call('LLEN', P .. 'queue:' .. lane .. ':' .. tenant)
+    end
+  end
+  return count
+end
+
+local function ready(model)
+  local count = 0
+  for _, lane in ipairs(LANES) do
+    count = count + unread(ready_key(model, lane))
+  end
+  return count
+end
+
+local total = tonumber(redis.call('HGET', P .. 'waiting', '*')) or 0
+
+local workers, known = {}, redis.call('HGETALL', KEYS[2])
+for i = 1, #known, 2 do
+  local key = P .. 'worker:' .. known[i]
+  local f = redis.call('HMGET', key, 'slots', 'free', 'report')
+  if f[1] then
+    local own = unread(key .. ':jobs')
+    total = total + own
+    workers[#workers + 1] = { known[i], known[i + 1], tonumber(f[1]), tonumber(f[2]), f[3] or '', own }
+  end
+end
+
+local models = {}
+for i = 2, #ARGV do
+  local here = ready(ARGV[i])
+  total = total + here
+  models[#models + 1] = waiting(ARGV[i]) + here
+end
+return { redis.call('ZRANGEBYSCORE', KEYS[1], now_ms(), '+inf'), workers, models, total }

@@ -1,0 +1,102 @@
+"""Several chats, kept in the browser."""
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.async_api import expect
+
+from shared.messages import FinishReason
+from tests.browser import ChatPage
+from tests.gateway.player import Player
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+
+async def chat(page: ChatPage, player: Player, question: str, answer: str) -> None:
+    """A new chat of one turn."""
+    await page.button("New chat").click()
+    async with player.playing(f" {answer}", "###"):
+        await page.ask(question)
+        await expect(page.answer).to_have_text(answer)
+        await page.is_idle()
+
+
+async def test_chats_are_kept_and_found(page: ChatPage, player: Player) -> None:
+    # given
+    await chat(page, player, "What do cats eat?", "Mice.")
+    await chat(page, player, "What do dogs eat?", "Bones.")
+    await page.reload()
+    # then
+    await expect(page.chats).to_have_text(["What do dogs eat?", "What do cats eat?"])
+    await expect(page.answer).to_have_text("Bones.")
+    # when
+    await page.page.get_by_label("Search chats").fill("mice")
+    # then
+    await expect(page.chats).to_have_text(["What do cats eat?"])
+    await page.chats.get_by_role("link").click()
+    await expect(page.answer).to_have_text("Mice.")
+    # when
+    await page.page.go_back()
+    # then
+    await expect(page.answer).to_have_text("Bones.")
+
+
+async def test_rename_delete_and_undo(page: ChatPage, player: Player) -> None:
+    await chat(page, player, "Hi?", "Yes.")
+    await page.chats.hover()
+    await page.button("Rename Hi?").click()
+    await page.page.get_by_label("Title").fill("Greetings")
+    await page.page.get_by_label("Title").press("Enter")
+    await expect(page.chats).to_have_text(["Greetings"])
+    await page.chats.hover()
+    await page.button("Delete Greetings").click()
+    await expect(page.chats).to_have_count(0)
+    assert await page.kept() == []
+    await page.button("Undo").click()
+    await expect(page.answer).to_have_text("Yes.")
+    assert (await page.kept())[0]["title"] == "Greetings"
+
+
+async def test_export_and_import(page: ChatPage, player: Player, tmp_path: Path) -> None:
+    # given
+    await chat(page, player, "Hi?", "Yes.")
+    async with page.page.expect_download() as download:
+        await page.button("Export").click()
+    file = tmp_path / "chats.json"
+    await (await download.value).save_as(file)
+    assert json.loads(file.read_text())["chats"][0]["messages"][1]["text"] == " Yes."
+    # when
+    await page.chats.hover()
+    await page.button("Delete Hi?").click()
+    await page.page.locator("#file").set_input_files(file)
+    # then
+    await expect(page.chats).to_have_text(["Hi?"])
+    await page.reload()
+    await page.chats.get_by_role("link").click()
+    await expect(page.answer).to_have_text("Yes.")
+    # when it is no such file
+    file.write_text("{}")
+    await page.page.locator("#file").set_input_files(file)
+    # then
+    await page.shows(page.page.locator("#toast"), "holds no exported chats")
+
+
+async def test_two_chats_write_at_the_same_time(page: ChatPage, player: Player) -> None:
+    # given
+    await page.ask("first")
+    first = await player.take()
+    await first.say(" one")
+    await page.shows(page.answer, "one")
+    # when
+    await page.button("New chat").click()
+    await page.ask("second")
+    second = await player.take()
+    await second.say(" two")
+    # then
+    await expect(page.answer).to_have_text("two")
+    await first.finish(" more###", reason=FinishReason.STOP)
+    await second.finish(" as well###", reason=FinishReason.STOP)
+    await expect(page.answer).to_have_text("two as well")
+    await page.chats.get_by_text("first").click()
+    await expect(page.answer).to_have_text("one more")

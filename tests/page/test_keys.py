@@ -1,0 +1,147 @@
+"""With the keyboard alone, and for those who do not see the page."""
+
+import pytest
+from playwright.async_api import expect
+
+from shared.messages import FinishReason
+from tests.browser import ChatPage
+from tests.gateway.player import Player
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+# What can be seen and used, and what has the focus, each as a name.
+USABLE = """() => Array.from(document.querySelectorAll('a[href], button, input, select, textarea, [tabindex="0"]'))
+  .filter(element => element.checkVisibility({ visibilityProperty: true }) && !element.disabled)
+  .filter(element => !element.matches(".skip"))"""
+FOCUS_RING = """element => {
+  const { outlineStyle, outlineWidth, boxShadow } = getComputedStyle(element);
+  const box = getComputedStyle(element.closest("form") ?? element);
+  return (outlineStyle !== "none" && outlineWidth !== "0px") || boxShadow !== "none"
+    || box.outlineStyle !== "none" || box.boxShadow !== "none";
+}"""
+
+
+async def test_everything_is_reached_and_seen_to_be(page: ChatPage, player: Player) -> None:
+    # given a dialogue with code and a table
+    async with player.playing(" ```python\nx = 1\n```\n\n|a|b|\n|-|-|\n|1|2|", "###"):
+        await page.ask("hi")
+        await page.is_idle()
+    usable = await page.page.evaluate_handle(USABLE)
+    count = await usable.evaluate("all => all.length")
+    assert count > 15
+    # when
+    reached = await page.page.evaluate_handle("new Set()")
+    for _ in range(count + 3):
+        await page.page.keyboard.press("Tab")
+        await reached.evaluate("reached => reached.add(document.activeElement)")
+        if await page.page.evaluate("document.activeElement !== document.body"):
+            assert await page.page.locator(":focus").evaluate(FOCUS_RING), await page.page.locator(
+                ":focus"
+            ).inner_html()
+    # then
+    missed = await usable.evaluate(
+        "(all, reached) => all.filter(each => !reached.has(each)).map(e => e.outerHTML)", reached
+    )
+    assert missed == []
+
+
+async def test_a_dialogue_with_keys_alone(page: ChatPage, player: Player) -> None:
+    keys = page.page.keyboard
+    # the question has the focus from the beginning
+    await keys.type("first line")
+    await keys.press("Shift+Enter")
+    await keys.type("second line")
+    await keys.press("Enter")
+    answer = await player.take()
+    assert "Human: first line\nsecond line###" in str(answer.claim.request.prompt)
+    await answer.say(" one")
+    await page.shows(page.answer, "one")
+    # stop, and go on
+    await keys.press("Escape")
+    await answer.until_cancelled()
+    await answer.finish(reason=FinishReason.CANCELLED)
+    await page.button("Continue").focus()
+    await keys.press("Enter")
+    more = await player.take()
+    await expect(page.question).to_be_focused()
+    await more.finish(" two", "###", reason=FinishReason.STOP)
+    await page.is_idle()
+    # a new chat
+    await keys.press("Control+Shift+O")
+    await expect(page.messages).to_have_count(0)
+    await expect(page.question).to_be_focused()
+
+
+async def test_the_focus_is_never_lost(page: ChatPage, player: Player) -> None:
+    keys, focus = page.page.keyboard, page.page.locator(":focus")
+    async with player.playing(" Yes.", "###"):
+        await page.ask("hi")
+        await page.is_idle()
+        # regenerate
+        await page.button("Regenerate").focus()
+        await keys.press("Enter")
+        await page.is_idle()
+        await expect(page.question).to_be_focused()
+        # edit, and think better of it
+        await page.button("Edit").focus()
+        await keys.press("Enter")
+        await expect(page.messages.first.get_by_role("textbox")).to_be_focused()
+        await keys.press("Escape")
+        await expect(page.button("Edit")).to_be_focused()
+        # settings
+        await page.button("Settings of this chat").focus()
+        await keys.press("Enter")
+        await expect(page.page.locator("#settings")).to_be_visible()
+        await keys.press("Escape")
+        await expect(page.button("Settings of this chat")).to_be_focused()
+        # rename
+        await page.button("Rename hi").focus()
+        await keys.press("Enter")
+        await keys.type("Better")
+        await keys.press("Enter")
+        await expect(page.button("Rename Better")).to_be_focused()
+        # delete, and undo
+        await page.button("Delete Better").focus()
+        await keys.press("Enter")
+        await expect(page.chats).to_have_count(0)
+        await expect(focus).to_have_count(1)
+        await page.button("Undo").focus()
+        await keys.press("Enter")
+        await page.shows(page.answer, "Yes.")
+        await expect(focus).to_have_count(1)
+
+
+async def test_an_answer_is_read_out_by_sentences(page: ChatPage, player: Player) -> None:
+    # given what a screen reader would hear
+    await page.page.evaluate(
+        """() => {
+          window.heard = [];
+          const region = document.querySelector("[aria-live=polite]");
+          new MutationObserver(() => window.heard.push(region.textContent)).observe(region, { childList: true });
+        }"""
+    )
+    await page.ask("hi")
+    answer = await player.take()
+    # when
+    await answer.say(" The *first* sentence.", " And half")
+    await page.page.wait_for_function("() => window.heard.length")
+    assert await page.page.evaluate("window.heard.map(text => text.trim())") == ["The  first  sentence."]
+    await answer.finish(" of another", "###", reason=FinishReason.STOP)
+    # then
+    await page.page.wait_for_function("() => window.heard.length > 1")
+    assert await page.page.evaluate("window.heard.map(text => text.trim())") == [
+        "The  first  sentence.",
+        "And half of another",
+    ]
+
+
+async def test_the_list_on_a_phone(page: ChatPage, player: Player) -> None:
+    keys = page.page.keyboard
+    await page.page.set_viewport_size({"width": 320, "height": 600})
+    await page.button("Chats").focus()
+    await keys.press("Enter")
+    await expect(page.button("New chat")).to_be_focused()
+    await keys.press("Escape")
+    await expect(page.button("Chats")).to_be_focused()
+    # what is not seen cannot be reached
+    await expect(page.button("New chat")).not_to_be_visible()

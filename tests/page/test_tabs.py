@@ -1,0 +1,76 @@
+"""The same chats in two pages of one browser."""
+
+import pytest
+from playwright.async_api import expect
+
+from shared.messages import FinishReason
+from tests.browser import ChatPage
+from tests.gateway.player import Player
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+
+@pytest.fixture
+async def other(page: ChatPage) -> ChatPage:
+    """A second page of the browser that `page` is in."""
+    tab = await page.page.context.new_page()
+    page.complaints.watch(tab)
+    return ChatPage(tab, page.complaints)
+
+
+async def test_both_follow_an_answer_and_each_goes_on_from_what_the_other_did(
+    page: ChatPage, other: ChatPage, player: Player
+) -> None:
+    # given an answer that is being written
+    await page.ask("one")
+    answer = await player.take()
+    await answer.say(" first")
+    await page.shows(page.answer, "first")
+    # when the chat is opened once more
+    await other.open(page.page.url)
+    await answer.say(" word")
+    # then both show it
+    await expect(page.answer).to_have_text("first word")
+    await expect(other.answer).to_have_text("first word")
+    await answer.finish("###", reason=FinishReason.STOP)
+    await page.is_idle()
+    await other.is_idle()
+    # when one goes on
+    async with player.playing(" second", "###"):
+        await page.ask("two")
+        await expect(page.answer).to_have_text("second")
+        await page.is_idle()
+    # then the other knows
+    await expect(other.answer).to_have_text("second")
+    await other.ask("three")
+    answer = await player.take()
+    assert str(answer.claim.request.prompt).endswith(
+        "###Human: one###Assistant: first word###Human: two###Assistant: second###Human: three###Assistant:"
+    )
+    await answer.finish(" third", "###", reason=FinishReason.STOP)
+    await other.is_idle()
+    await expect(page.answer).to_have_text("third")
+    assert [message["text"] for message in (await page.kept())[0]["messages"]] == [
+        "one",
+        " first word",
+        "two",
+        " second",
+        "three",
+        " third",
+    ]
+
+
+async def test_a_chat_that_is_deleted_is_gone_everywhere(page: ChatPage, other: ChatPage, player: Player) -> None:
+    # given
+    async with player.playing(" Yes.", "###"):
+        await page.ask("hi")
+        await page.is_idle()
+    await other.open(page.page.url)
+    await expect(other.answer).to_have_text("Yes.")
+    # when
+    await page.page.bring_to_front()
+    await page.chats.hover()
+    await page.button("Delete hi").click()
+    # then
+    await expect(other.chats).to_have_count(0)
+    await expect(other.messages).to_have_count(0)

@@ -1,0 +1,126 @@
+"""What models write: markdown, code, formulas, what would do harm, other directions, and copies of it."""
+
+import pytest
+from playwright.async_api import Request, expect
+
+from tests.browser import ChatPage
+from tests.gateway.player import Player
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+HOSTILE = """ <script>window.harmed = 1</script>
+
+<img src="https://evil.example/a.png" onerror="window.harmed = 2">
+
+![picture](https://evil.example/b.png) and [a link](javascript:window.harmed=3)
+<a href="javascript:window.harmed=4">x</a>
+
+[data](data:text/html,<script>window.harmed=5</script>) [good](https://example.com/)
+
+<svg onload="window.harmed=6"><style>* { display: none }</style></svg> <iframe src="https://evil.example/"></iframe>
+
+<form action="https://evil.example/"><input name="q"><button>Send</button></form> <b onclick="window.harmed=7">bold</b>
+
+`<script>window.harmed=8</script>`
+
+```html
+<img src=x onerror="window.harmed = 9">
+```
+
+| <img src=y onerror=window.harmed=10> | b |
+|---|---|
+| [c](vbscript:d) | ![e](//evil.example/f.png) |
+"""
+
+
+# The only drawings and buttons in a text are the page's own, for copying code.
+FORBIDDEN = (
+    "script, img, style, iframe, form, object, embed, input:not([type=checkbox]), [style], [onclick], [onerror],"
+    " :not(figcaption) > button, :not(button) > svg"
+)
+
+
+async def answered(page: ChatPage, player: Player, text: str, question: str = "hi") -> None:
+    """A whole answer, in pieces of seven characters."""
+    pieces = [text[start : start + 7] for start in range(0, len(text), 7)]
+    async with player.playing(*pieces, "###"):
+        await page.ask(question)
+        await page.is_idle()
+
+
+async def test_nothing_that_a_model_writes_does_harm(page: ChatPage, player: Player) -> None:
+    # given
+    foreign: list[str] = []
+
+    def hear(request: Request) -> None:
+        if "evil.example" in request.url:
+            foreign.append(request.url)
+
+    page.page.on("request", hear)
+    # when
+    await answered(page, player, HOSTILE, question=HOSTILE)
+    # then it is shown, also after a reload
+    for _ in range(2):
+        await page.shows(page.answer, "<script>window.harmed = 1</script>")
+        text = page.page.locator(".assistant .text")
+        assert await text.locator(FORBIDDEN).count() == 0
+        hrefs = await text.locator("a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+        assert set(hrefs) <= {None, "https://example.com/", "https://evil.example/b.png"}
+        await page.shows(text.locator("figure.code"), '<img src=x onerror="window.harmed = 9">')
+        assert await page.page.evaluate("window.harmed") is None
+        assert foreign == []
+        await page.reload()
+
+
+async def test_links_open_elsewhere_and_tell_nothing(page: ChatPage, player: Player) -> None:
+    await answered(page, player, " See [here](https://example.com/).")
+    link = page.answer.get_by_role("link", name="here")
+    assert await link.get_attribute("target") == "_blank"
+    assert await link.get_attribute("rel") == "noopener noreferrer"
+
+
+async def test_code_is_highlighted_and_copied(page: ChatPage, player: Player) -> None:
+    await page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    code = 'def f(x):\n    """Text."""\n    return x < 1 and "a&b"'
+    await answered(page, player, f" Look:\n\n```python\n{code}\n```\n\nThat is *all*.")
+    await page.page.locator(".hljs-keyword").first.wait_for()
+    assert await page.page.locator("figure.code code").inner_text() == code
+    await page.button("Copy code").click()
+    assert await page.page.evaluate("navigator.clipboard.readText()") == code
+    # and the whole answer as it was written
+    await page.messages.last.get_by_role("button", name="Copy", exact=True).click()
+    assert (await page.page.evaluate("navigator.clipboard.readText()")).startswith("Look:\n\n```python\ndef")
+
+
+async def test_tables_numbers_and_tasks_are_as_they_were_written(page: ChatPage, player: Player) -> None:
+    await answered(page, player, " |a|b|\n|-:|:-:|\n|1|2|\n\nFrom three:\n\n3. c\n4. d\n\n- [x] done\n- [ ] to do")
+    cells = page.answer.locator("td")
+    assert await cells.evaluate_all("cells => cells.map(cell => getComputedStyle(cell).textAlign)") == [
+        "right",
+        "center",
+    ]
+    assert await page.answer.locator("ol").get_attribute("start") == "3"
+    boxes = page.answer.get_by_role("checkbox")
+    assert await boxes.evaluate_all("boxes => boxes.map(box => [box.checked, box.disabled])") == [
+        [True, True],
+        [False, True],
+    ]
+
+
+async def test_formulas_stay_as_they_were_written(page: ChatPage, player: Player) -> None:
+    await answered(
+        page, player, r" Since \(a_1 * b_2 * c\) and $x_i * y_i$, it costs $5 or $6: \[ \sum_{i=1}^n i_*^2_* \]"
+    )
+    assert (await page.answer.inner_text()).strip() == (
+        r"Since \(a_1 * b_2 * c\) and $x_i * y_i$, it costs $5 or $6: \[ \sum_{i=1}^n i_*^2_* \]"
+    )
+    await expect(page.answer.locator("em")).to_have_count(0)
+
+
+async def test_each_paragraph_has_its_own_direction(page: ChatPage, player: Player) -> None:
+    await answered(page, player, " مرحبا بكم\n\nHello there\n\n- שלום\n\n```\nx = 1\n```", question="مرحبا")
+    directions = await page.page.evaluate(
+        "Array.from(document.querySelectorAll('#messages .user .text, #messages p, #messages .text li, pre'),"
+        " element => getComputedStyle(element).direction)"
+    )
+    assert directions == ["rtl", "rtl", "ltr", "rtl", "ltr"]
