@@ -131,7 +131,7 @@ async def test_five_times_too_much(tmp_path: Path) -> None:
 
 async def test_one_tenant_does_not_starve_nine(tmp_path: Path) -> None:
     """One has far more requests in line; each of the nine others gets at least 90 % of its share."""
-    crowd = [*(15 * [f"light-{number}" for number in range(9)]), *(300 * ["heavy"])]
+    crowd = [*(20 * [f"light-{number}" for number in range(9)]), *(300 * ["heavy"])]
     done: list[str] = []
 
     async def ask(asker: Asker, seed: int, user: str) -> None:
@@ -149,7 +149,8 @@ async def test_one_tenant_does_not_starve_nine(tmp_path: Path) -> None:
                 group.create_task(ask(asker, seed, user))
             # The worker has been offered twice as many as it has slots, and has read one.
             await until_async(lambda: stack.waiting() >= len(crowd) - 21, 60)
-    shares = Counter(done[:100])
+    # The first ones were offered in the order in which they came.
+    shares = Counter(done[30:130])
     assert min(shares[user] for user in crowd) >= 9, shares
 
 
