@@ -145,10 +145,12 @@ async def test_one_tenant_does_not_starve_nine(tmp_path: Path) -> None:
         asyncio.TaskGroup() as group,
     ):
         with stack.stopped(stack.workers):
-            for seed, user in enumerate(crowd):
-                group.create_task(ask(asker, seed, user))
+            asks = [group.create_task(ask(asker, seed, user)) for seed, user in enumerate(crowd)]
             # The worker has been offered twice as many as it has slots, and has read one.
             await until_async(lambda: stack.waiting() >= len(crowd) - 21, 60)
+        await until_async(lambda: len(done) >= 130, 60)
+        for each in asks:
+            each.cancel()
     # The first ones were offered in the order in which they came.
     shares = Counter(done[30:130])
     assert min(shares[user] for user in crowd) >= 9, shares
