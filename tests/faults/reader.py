@@ -146,3 +146,8 @@ def quantile(values: Sequence[float], share: float) -> float:
     """The value below which that share of them lies; 0 where there are none."""
     ordered = sorted(values)
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
+
+
+def spread(seconds: Sequence[float]) -> str:
+    """How long something took, for people."""
+    return f"{1000 * quantile(seconds, 0.5):.0f} ms (p50), {1000 * quantile(seconds, 0.99):.0f} ms (p99)"

@@ -12,8 +12,8 @@ import pytest
 
 from tests.dialogue import dialogue
 from tests.faults.asker import Answer, Asker
-from tests.faults.conftest import BUSY, FULL, Stack, full_only, running_stack
-from tests.faults.reader import quantile
+from tests.faults.conftest import BUSY, FULL, Stack, Tell, full_only, running_stack
+from tests.faults.reader import quantile, spread
 from tests.waiting import until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
@@ -52,7 +52,7 @@ async def _disconnect(stack: Stack, asker: Asker, seed: int, after: int) -> tupl
     return int(last) - 1 - after, time.monotonic() - left_at
 
 
-async def test_cancels_and_disconnects(stack: Stack, dice: random.Random) -> None:
+async def test_cancels_and_disconnects(stack: Stack, dice: random.Random, tell: Tell) -> None:
     """At most one more token is made, and the slot is free within a step and 100 ms."""
     found: list[tuple[int, float]] = []
     seeds = iter(range(1, LEAVERS + 1))
@@ -67,12 +67,13 @@ async def test_cancels_and_disconnects(stack: Stack, dice: random.Random) -> Non
         for _ in range(AT_ONCE):
             group.create_task(leave(asker))
     assert len(found) == LEAVERS
+    tell(f"{LEAVERS} ended after {spread([seconds for _, seconds in found])}, {max(found)[0]} more tokens at most")
     # The step that is under way when the client leaves, and one more.
     assert quantile([more for more, _ in found], 0.95) <= 2 * BUSY
     assert quantile([seconds for _, seconds in found], 0.99) <= (STEP_S + 0.1) * BUSY
 
 
-async def test_deadlines(tmp_path: Path) -> None:
+async def test_deadlines(tmp_path: Path, tell: Tell) -> None:
     """Answers that take longer than they may end within a step of their deadline, those that wait included."""
     answers: list[Answer] = []
     async with (
@@ -83,6 +84,7 @@ async def test_deadlines(tmp_path: Path) -> None:
         while len(answers) < LATE:
             answers += await asyncio.gather(*(asker.ask(seed, 2000) for seed in range(2 * AT_ONCE)))
     assert Counter((answer.status, answer.error) for answer in answers) == {(504, "deadline_exceeded"): len(answers)}
+    tell(f"{len(answers)} ended {spread([answer.seconds - 1 for answer in answers])} after the deadline")
     assert quantile([answer.seconds for answer in answers], 0.99) <= 1 + (STEP_S + 0.1) * BUSY
 
 
@@ -103,7 +105,7 @@ async def _deepest(stack: Stack, depths: list[int]) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_five_times_too_much(tmp_path: Path) -> None:
+async def test_five_times_too_much(tmp_path: Path, tell: Tell) -> None:
     """The line does not grow, who is refused hears when to come back, and who is not is served as fast as before."""
     bound, slots, tokens, users = 8, 4, 20, 3
     capacity, seconds = slots / (tokens * STEP_S), 60 if FULL else 2
@@ -126,10 +128,12 @@ async def test_five_times_too_much(tmp_path: Path) -> None:
     assert max(depths) <= bound
     assert len(admitted) >= 0.5 * capacity * seconds
     before = quantile([answer.seconds for answer in full if answer.exact], 0.95)
+    statuses = dict(Counter(answer.status for answer in answers))
+    tell(f"{statuses}, depth {max(depths)}, p95 {quantile(admitted, 0.95):.2f} s, at twice too much {before:.2f} s")
     assert quantile(admitted, 0.95) <= 1.2 * before * BUSY
 
 
-async def test_one_tenant_does_not_starve_nine(tmp_path: Path) -> None:
+async def test_one_tenant_does_not_starve_nine(tmp_path: Path, tell: Tell) -> None:
     """One has far more requests in line; each of the nine others gets at least 90 % of its share."""
     crowd = [*(20 * [f"light-{number}" for number in range(9)]), *(300 * ["heavy"])]
     done: list[str] = []
@@ -153,6 +157,7 @@ async def test_one_tenant_does_not_starve_nine(tmp_path: Path) -> None:
             each.cancel()
     # The first ones were offered in the order in which they came.
     shares = Counter(done[30:130])
+    tell(f"of 100 answers {sorted(shares.values())}")
     assert min(shares[user] for user in crowd) >= 9, shares
 
 
@@ -172,7 +177,7 @@ async def _dawdle(port: int, ended_s: list[float]) -> None:
 
 
 @full_only
-async def test_slow_lorises(stack: Stack) -> None:
+async def test_slow_lorises(stack: Stack, tell: Tell) -> None:
     """500 sockets are closed within 15 s, and nobody else notices."""
     ended_s: list[float] = []
     health_s: list[float] = []
@@ -186,6 +191,7 @@ async def test_slow_lorises(stack: Stack) -> None:
             for task in dawdling:
                 task.cancel()
             await asyncio.gather(*dawdling, return_exceptions=True)
+    tell(f"{len(ended_s)} closed within {max(ended_s):.1f} s, health in {spread(health_s)}")
     assert len(ended_s) == 500
     assert max(ended_s) <= 15
     assert quantile(health_s, 0.99) <= 0.2
