@@ -9,7 +9,7 @@ import dataclasses
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ FULL = os.environ.get("COROLLA_FAULTS") == "full"
 SEED = int(os.environ.get("COROLLA_SEED", random.randrange(2**31)))
 # In the short form all times of leases are shorter too.
 LEASE_S = 8.0 if FULL else 2.0
+Tell = Callable[[str], None]
 REST_S = 20.0
 # Bounds of time are those of a quiet machine; the short form runs beside whatever else goes on.
 BUSY = 1 if FULL else 30
+FIGURES = pytest.StashKey[list[str]]()
 full_only = pytest.mark.skipif(not FULL, reason="only make faults has the time")
 CATALOG = """
 [[families]]
@@ -44,6 +46,19 @@ step_ms = {step_ms}
 def pytest_report_header() -> str:
     """How to repeat the run."""
     return f"faults: {'full' if FULL else 'short'}, COROLLA_SEED={SEED}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What was measured."""
+    for line in config.stash.get(FIGURES, []):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Tell:
+    """Adds a line to what was measured."""
+    lines = request.config.stash.setdefault(FIGURES, [])
+    return lambda text: lines.append(f"{request.node.name}: {text}")
 
 
 @pytest.fixture
@@ -138,6 +153,7 @@ async def running_stack(
     gateways: int = 2,
     step_ms: int = 20,
     slots: int = 32,
+    lease_s: float = LEASE_S,
     oddity: str = "",
     **settings: int | float,
 ) -> AsyncIterator[Stack]:
@@ -160,9 +176,9 @@ async def running_stack(
                     proxy.url,
                     catalog,
                     slots=slots,
-                    lease_ms=int(1000 * LEASE_S),
-                    beat_s=LEASE_S / 4,
-                    reap_s=LEASE_S / 8,
+                    lease_ms=int(1000 * lease_s),
+                    beat_s=lease_s / 4,
+                    reap_s=lease_s / 8,
                 )
                 for n in range(workers)
             ],

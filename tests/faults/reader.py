@@ -70,7 +70,7 @@ class Reader:
             except ConnectionClosed as closed:
                 self.codes.append(closed.rcvd.code if closed.rcvd else 1006)
             except LOST:
-                pass  # the gateway is away
+                pass  # the gateway is away, or cannot open a session
             if not self.ended:
                 self.hits += 1
                 self._lost = self._lost or time.monotonic()
@@ -83,6 +83,8 @@ class Reader:
     async def _replies(self, socket: Dialogue) -> AsyncIterator[Reply]:
         if self.job is None:
             opened = await socket.open(max_length=self.tokens + 100, resumable=True)
+            if not opened["ok"]:
+                raise ConnectionError(opened["traceback"])
             self._session = opened["session_id"]
             async for reply in socket.generate(inputs="hi", max_new_tokens=1, stop_sequence=self._stop, seed=self.seed):
                 yield reply
@@ -144,3 +146,8 @@ def quantile(values: Sequence[float], share: float) -> float:
     """The value below which that share of them lies; 0 where there are none."""
     ordered = sorted(values)
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
+
+
+def spread(seconds: Sequence[float]) -> str:
+    """How long something took, for people."""
+    return f"{1000 * quantile(seconds, 0.5):.0f} ms (p50), {1000 * quantile(seconds, 0.99):.0f} ms (p99)"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.asker import Answer, Asker
-from tests.faults.conftest import FULL, Stack, start
+from tests.faults.conftest import FULL, Stack, Tell, start
 from tests.faults.reader import Reader, reading
 from tests.waiting import until_async
 
@@ -46,7 +46,9 @@ async def _lose_tail(stack: Stack, readers: list[Reader], with_worker: bool, dic
 
 
 @pytest.mark.parametrize("with_worker", [False, True])
-async def test_the_broker_loses_the_tail_of_its_file(stack: Stack, with_worker: bool, dice: random.Random) -> None:
+async def test_the_broker_loses_the_tail_of_its_file(
+    stack: Stack, with_worker: bool, dice: random.Random, tell: Tell
+) -> None:
     """Every answer is exact, or its client is told that it broke off; with a worker lost as well."""
     exact = told = 0
     for number in range(10 if FULL else 1):
@@ -55,6 +57,7 @@ async def test_the_broker_loses_the_tail_of_its_file(stack: Stack, with_worker: 
         exact += sum(reader.exact for reader in readers)
         told += sum(DISCONTINUITY in (reader.failure or "") for reader in readers)
         assert exact + told == STREAMS * (number + 1), [reader.failure for reader in readers]
+    tell(f"{exact} exact, {told} told that they broke off")
     assert exact >= told
 
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from tests.faults.conftest import BUSY, FULL, Stack
+from tests.faults.conftest import BUSY, FULL, Stack, Tell
 from tests.faults.proxy import Loss
-from tests.faults.reader import quantile, read_all, reading
+from tests.faults.reader import quantile, read_all, reading, spread
 from tests.waiting import until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1200)]
@@ -23,7 +23,7 @@ async def test_all_links_are_reset(stack: Stack, dice: random.Random) -> None:
             await asyncio.sleep(dice.uniform(0.05, 0.4))
 
 
-async def test_nothing_gets_through_for_a_while(stack: Stack) -> None:
+async def test_nothing_gets_through_for_a_while(stack: Stack, tell: Tell) -> None:
     """Tokens come again within 2 s of the end of it, and every answer is exact."""
     readers = stack.readers(STREAMS, 200)
     async with reading(readers):
@@ -32,10 +32,11 @@ async def test_nothing_gets_through_for_a_while(stack: Stack) -> None:
         healed = time.monotonic()
         await until_async(lambda: all(reader.silences_since(healed) for reader in readers), 20)
     back_s = [next(end for _, end in reader.silences if end > healed) - healed for reader in readers]
+    tell(f"back after {spread(back_s)}")
     assert max(back_s) <= 2 * BUSY
 
 
-async def test_the_subscription_breaks_four_times_a_second(stack: Stack) -> None:
+async def test_the_subscription_breaks_four_times_a_second(stack: Stack, tell: Tell) -> None:
     """What was missed is repaired from the log: no silence is long."""
     readers = stack.readers(STREAMS, 1000 if FULL else 150)
     async with reading(readers):
@@ -43,6 +44,7 @@ async def test_the_subscription_breaks_four_times_a_second(stack: Stack) -> None
             stack.proxy.reset(subscriptions_only=True)
             await asyncio.sleep(0.25)
     silences = [end - begin for reader in readers for begin, end in reader.silences[5:]]
+    tell(f"tokens come after {spread(silences)}")
     assert quantile(silences, 0.99) <= 0.2 * BUSY
 
 
@@ -59,11 +61,12 @@ async def test_links_end_in_one_direction(stack: Stack) -> None:
         stack.proxy.half_close()
 
 
-async def test_a_reply_is_lost_at_every_call(stack: Stack) -> None:
+async def test_a_reply_is_lost_at_every_call(stack: Stack, tell: Tell) -> None:
     """What was asked has happened, but nobody heard of it: the client sees it once all the same."""
     lost = 0
     for number in range(1, 120 if FULL else 9):
         stack.proxy.lose(Loss(number, after=number % 3))
         await read_all(stack.readers(2, 12, first=100 * number))
         lost += stack.proxy.replies >= number
+    tell(f"{lost} replies lost")
     assert lost >= 5

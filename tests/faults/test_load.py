@@ -12,8 +12,8 @@ import pytest
 
 from tests.dialogue import dialogue
 from tests.faults.asker import Answer, Asker
-from tests.faults.conftest import BUSY, FULL, Stack, full_only, running_stack
-from tests.faults.reader import quantile
+from tests.faults.conftest import BUSY, FULL, Stack, Tell, full_only, running_stack
+from tests.faults.reader import quantile, spread
 from tests.waiting import until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
@@ -52,7 +52,7 @@ async def _disconnect(stack: Stack, asker: Asker, seed: int, after: int) -> tupl
     return int(last) - 1 - after, time.monotonic() - left_at
 
 
-async def test_cancels_and_disconnects(stack: Stack, dice: random.Random) -> None:
+async def test_cancels_and_disconnects(stack: Stack, dice: random.Random, tell: Tell) -> None:
     """At most one more token is made, and the slot is free within a step and 100 ms."""
     found: list[tuple[int, float]] = []
     seeds = iter(range(1, LEAVERS + 1))
@@ -67,12 +67,13 @@ async def test_cancels_and_disconnects(stack: Stack, dice: random.Random) -> Non
         for _ in range(AT_ONCE):
             group.create_task(leave(asker))
     assert len(found) == LEAVERS
+    tell(f"{LEAVERS} ended after {spread([seconds for _, seconds in found])}, {max(found)[0]} more tokens at most")
     # The step that is under way when the client leaves, and one more.
     assert quantile([more for more, _ in found], 0.95) <= 2 * BUSY
     assert quantile([seconds for _, seconds in found], 0.99) <= (STEP_S + 0.1) * BUSY
 
 
-async def test_deadlines(tmp_path: Path) -> None:
+async def test_deadlines(tmp_path: Path, tell: Tell) -> None:
     """Answers that take longer than they may end within a step of their deadline, those that wait included."""
     answers: list[Answer] = []
     async with (
@@ -83,7 +84,11 @@ async def test_deadlines(tmp_path: Path) -> None:
         while len(answers) < LATE:
             answers += await asyncio.gather(*(asker.ask(seed, 2000) for seed in range(2 * AT_ONCE)))
     assert Counter((answer.status, answer.error) for answer in answers) == {(504, "deadline_exceeded"): len(answers)}
-    assert quantile([answer.seconds for answer in answers], 0.99) <= 1 + (STEP_S + 0.1) * BUSY
+    # A deadline counts from when the gateway has read the request.
+    late_s = [line["seconds"] - 1 for line in stack.gateways[0].lines() if line.get("event") == "job"]
+    tell(f"{len(late_s)} ended {spread(late_s)} after the deadline")
+    assert len(late_s) == len(answers)
+    assert quantile(late_s, 0.99) <= (STEP_S + 0.1) * BUSY
 
 
 async def _offer(asker: Asker, per_s: float, seconds: float, tokens: int, users: int) -> list[Answer]:
@@ -103,7 +108,7 @@ async def _deepest(stack: Stack, depths: list[int]) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_five_times_too_much(tmp_path: Path) -> None:
+async def test_five_times_too_much(tmp_path: Path, tell: Tell) -> None:
     """The line does not grow, who is refused hears when to come back, and who is not is served as fast as before."""
     bound, slots, tokens, users = 8, 4, 20, 3
     capacity, seconds = slots / (tokens * STEP_S), 60 if FULL else 2
@@ -126,39 +131,37 @@ async def test_five_times_too_much(tmp_path: Path) -> None:
     assert max(depths) <= bound
     assert len(admitted) >= 0.5 * capacity * seconds
     before = quantile([answer.seconds for answer in full if answer.exact], 0.95)
+    statuses = dict(Counter(answer.status for answer in answers))
+    tell(f"{statuses}, depth {max(depths)}, p95 {quantile(admitted, 0.95):.2f} s, at twice too much {before:.2f} s")
     assert quantile(admitted, 0.95) <= 1.2 * before * BUSY
 
 
-async def test_one_tenant_does_not_starve_nine(tmp_path: Path) -> None:
-    """One has 100 times as many requests in line; each of the nine gets at least 90 % of its share."""
-    light = [f"light-{number}" for number in range(9)]
-    done: Counter[str] = Counter()
-    seeds = itertools.count(1)
+async def test_one_tenant_does_not_starve_nine(tmp_path: Path, tell: Tell) -> None:
+    """One has far more requests in line; each of the nine others gets at least 90 % of its share."""
+    crowd = [*(20 * [f"light-{number}" for number in range(9)]), *(300 * ["heavy"])]
+    done: list[str] = []
 
-    async def keep_asking(asker: Asker, user: str) -> None:
-        while True:
-            answer = await asker.ask(next(seeds), 10, user)
-            assert answer.exact, answer
-            done[user] += 1
+    async def ask(asker: Asker, seed: int, user: str) -> None:
+        assert (await asker.ask(seed, 10, user)).exact
+        done.append(user)
 
     async with (
-        running_stack(tmp_path, workers=1, gateways=1, slots=10) as stack,
+        running_stack(tmp_path, workers=1, gateways=1, slots=10, lease_s=60) as stack,
         Asker(stack.gateways[0].url) as asker,
+        asyncio.timeout(120),
+        asyncio.TaskGroup() as group,
     ):
-        asking = [asyncio.create_task(keep_asking(asker, user)) for user in (*(3 * light), *(300 * ["heavy"]))]
-        try:
-            await until_async(lambda: stack.waiting() >= 280, 60)
-            begun = done.total() + 30  # what had been offered to workers before all were in line
-            await until_async(lambda: done.total() >= begun, 60)
-            done.clear()
-            await until_async(lambda: done.total() >= (500 if FULL else 100), 60)
-            shares = dict(done)
-        finally:
-            for task in asking:
-                task.cancel()
-            ended = await asyncio.gather(*asking, return_exceptions=True)
-    assert all(isinstance(each, asyncio.CancelledError) for each in ended), ended
-    assert min(shares.get(user, 0) for user in light) >= 0.9 * sum(shares.values()) / 10, shares
+        with stack.stopped(stack.workers):
+            asks = [group.create_task(ask(asker, seed, user)) for seed, user in enumerate(crowd)]
+            # The worker has been offered twice as many as it has slots, and has read one.
+            await until_async(lambda: stack.waiting() >= len(crowd) - 21, 60)
+        await until_async(lambda: len(done) >= 130, 60)
+        for each in asks:
+            each.cancel()
+    # The first ones were offered in the order in which they came.
+    shares = Counter(done[30:130])
+    tell(f"of 100 answers {sorted(shares.values())}")
+    assert min(shares[user] for user in crowd) >= 9, shares
 
 
 async def _dawdle(port: int, ended_s: list[float]) -> None:
@@ -177,7 +180,7 @@ async def _dawdle(port: int, ended_s: list[float]) -> None:
 
 
 @full_only
-async def test_slow_lorises(stack: Stack) -> None:
+async def test_slow_lorises(stack: Stack, tell: Tell) -> None:
     """500 sockets are closed within 15 s, and nobody else notices."""
     ended_s: list[float] = []
     health_s: list[float] = []
@@ -191,6 +194,7 @@ async def test_slow_lorises(stack: Stack) -> None:
             for task in dawdling:
                 task.cancel()
             await asyncio.gather(*dawdling, return_exceptions=True)
+    tell(f"{len(ended_s)} closed within {max(ended_s):.1f} s, health in {spread(health_s)}")
     assert len(ended_s) == 500
     assert max(ended_s) <= 15
     assert quantile(health_s, 0.99) <= 0.2

@@ -47,8 +47,11 @@ async def test_a_job_that_kills_its_worker_is_given_up(tmp_path: Path, workers: 
             await start(stack)
         check(others)
         assert "given up" in (poison.failure or "")
-        assert poison.position == 3  # a stop sequence keeps the fourth back
-        assert deaths == 4 * [66]  # one more than tries without a token: the first one gave some
+        assert poison.position <= 4
+        # Three tries without a token, and at least one that gave some.
+        assert stack.valkey.client.hget(f"{{p}}:job:{poison.job}", "stalls") == b"3"
+        assert len(deaths) >= 4
+        assert set(deaths) == {66}
         assert stack.dead() == [poison.job]
 
 

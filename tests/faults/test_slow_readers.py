@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Stack, full_only, running_stack
-from tests.faults.reader import Reader, quantile, reading
+from tests.faults.conftest import Stack, Tell, full_only, running_stack
+from tests.faults.reader import Reader, quantile, reading, spread
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -59,7 +59,7 @@ async def _intervals(stack: Stack) -> list[float]:
 
 
 @full_only
-async def test_slow_readers_cost_others_nothing(tmp_path: Path) -> None:
+async def test_slow_readers_cost_others_nothing(tmp_path: Path, tell: Tell) -> None:
     """Memory grows by 64 MiB at most, and the time between the tokens of others by a tenth at most (p99)."""
     async with running_stack(tmp_path, gateways=1, slots=128, step_ms=100) as stack:
         before, weight = await _intervals(stack), stack.gateways[0].rss_mb
@@ -68,5 +68,6 @@ async def test_slow_readers_cost_others_nothing(tmp_path: Path) -> None:
             beside = await _intervals(stack)
             await asyncio.sleep(max(SECONDS / 2 - (time.monotonic() - began), 0))
             more = stack.gateways[0].rss_mb - weight
+    tell(f"{more:+.1f} MB; tokens of others after {spread(beside)}, before {spread(before)}")
     assert more * 1e6 <= 64 * MIB
     assert quantile(beside, 0.99) <= 1.1 * quantile(before, 0.99)
