@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,9 +86,16 @@ def test_the_demo_from_start_to_stop(run: Run) -> None:
     assert_nothing_left(runner, family)
 
 
+def two_ports() -> int:
+    """The first of two ports in a row that nothing listens on at this moment."""
+    while True:
+        first = free_port()
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", first + 1)):
+            return first
+
+
 def test_more_workers_and_gateways(run: Run) -> None:
-    # given two ports in a row
-    runner = run("--workers", "2", "--gateways", "2")
+    runner = run("--workers", "2", "--gateways", "2", port=two_ports())
     runner.wait_for("Corolla is ready: ")
     # then
     addresses = f"http://127.0.0.1:{runner.port} http://127.0.0.1:{runner.port + 1}"

@@ -5,6 +5,7 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.faults.conftest import BUSY, FULL, LEASE_S, Stack, Tell, running_stack, start
 from tests.faults.reader import Reader, check, quantile, reading, spread
 from tests.services import Gateway, Worker
+from tests.waiting import until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1500)]
 
@@ -65,6 +67,11 @@ async def test_workers_are_killed_at_random_moments(tmp_path: Path, dice: random
                 assert end - begin <= BOUND_S * max(kills, 1), (reader.seed, end - begin, kills)
 
 
+def lost_a_lease(worker: Worker) -> bool:
+    """Whether it has noticed that a job of its own goes on elsewhere."""
+    return any(line.get("event") == "lease_lost" for line in worker.lines())
+
+
 async def test_workers_are_stopped_and_wake_up_again(stack: Stack, dice: random.Random) -> None:
     """Nobody hears what a worker says whose lease was lost meanwhile."""
     for number in range(STOPS):
@@ -73,7 +80,7 @@ async def test_workers_are_stopped_and_wake_up_again(stack: Stack, dice: random.
             victim = dice.choice([worker for worker in stack.workers if stack.owned()[worker.registered]])
             with stack.stopped([victim]):
                 await asyncio.sleep(LEASE_S * dice.uniform(1.5, 3 if FULL else 1.6))
-        assert any(line.get("event") == "lease_lost" for line in victim.lines())
+        await until_async(partial(lost_a_lease, victim))
 
 
 async def test_a_hundred_clients_go_on_at_another_gateway(tmp_path: Path, tell: Tell) -> None:
