@@ -130,28 +130,31 @@ class Writer:
         self.sent: list[list[float]] = [[] for _ in claims]
 
     async def write(self, rate: float, seconds: float) -> None:
-        """At random moments, so many a second. What falls due while an append is under way goes with the next one."""
+        """At random moments, so many a second; after that time each stream's next token is its last, at that rate.
+
+        What falls due while an append is under way goes with the next one.
+        """
         draw = random.Random(0)
         clock = time.monotonic
+        going = list(range(len(self._claims)))
         due, end = clock(), clock() + seconds
-        while due < end:
+        while going:
             await asyncio.sleep(max(0, due - clock()))
-            now, rows = clock(), []
-            while due <= now:
-                rows.append(draw.randrange(len(self._claims)))
+            rows: dict[int, bool] = {}
+            while going and due <= clock():
+                row = draw.choice(going)
+                rows[row] = due > end
+                if rows[row]:
+                    going.remove(row)
                 due += draw.expovariate(rate)
-            await self._append([self._token(row) for row in dict.fromkeys(rows)])
-        await self._append([self._token(row, ends=True) for row in range(len(self._claims))])
+            if rows:
+                await self._broker.append([self._token(row, ends) for row, ends in rows.items()])
 
-    def _token(self, row: int, ends: bool = False) -> Append:
+    def _token(self, row: int, ends: bool) -> Append:
         sent, claim = self.sent[row], self._claims[row]
         sent.append(time.monotonic())
         ending = JobFinished(FinishReason.STOP, 1, len(sent)) if ends else None
         return Append(claim.job, claim.epoch, len(sent), (Token(300, "abcd "),), ending, None)
-
-    async def _append(self, appends: list[Append]) -> None:
-        if appends:
-            await self._broker.append(appends)
 
 
 async def measure_delay(stack: Stack, streams: int, rate: float, seconds: float) -> list[float]:
