@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from typing import TypeGuard
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -66,11 +67,12 @@ class _Conversation:
             for task in (reader, performer):
                 task.cancel()
             results = await asyncio.gather(reader, performer, return_exceptions=True)
-            if self._dialogue.session and not (self._dialogue.resumable and self._vanished):
+            broken = [result for result in results if _is_unforeseen(result)]
+            may_return = self._dialogue.resumable and (self._vanished or broken)
+            if self._dialogue.session and not may_return:
                 self._gateway.jobs.close_session(self._dialogue.session, self._caller.account)
-        for result in results:
-            if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
-                raise result
+        for error in broken:
+            raise error
         if self._dialogue.flooded:
             await self._perform_rest()
 
@@ -185,3 +187,7 @@ class _Conversation:
         except (TimeoutError, WebSocketDisconnect):
             self._vanished = True
             raise WebSocketDisconnect(1006) from None
+
+
+def _is_unforeseen(result: BaseException | None) -> TypeGuard[Exception]:
+    return isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect)

@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.typing import Origin
 
+from gateway import petals_ws
 from shared.broker import Broker
 from shared.messages import FinishReason
 from tests.dialogue import Dialogue, Reply, dialogue
@@ -168,6 +169,30 @@ async def test_a_resumable_answer_that_nobody_comes_back_for(serve: Serve, playe
         _, performance = await begin(gateway, player)
         assert not await performance.is_cancelled()
         await asyncio.wait_for(performance.until_cancelled(), 5)
+
+
+async def test_resume_after_an_unforeseen_error_of_the_gateway(
+    gateway: Served, player: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given
+    async with dialogue(gateway.ws_url) as socket:
+        opened = await socket.open(max_length=64, resumable=True)
+        await socket.send({"type": "generate", **STREAM})
+        performance = await player.take()
+        await performance.say("a")
+        reply = await socket.receive()
+        # when
+        with monkeypatch.context() as patch:
+            patch.setattr(petals_ws.Dialogue, "event", lambda *_: 1 / 0)
+            await performance.say("b")
+            assert await closed(socket) == 1011
+    # then it goes on
+    async with dialogue(gateway.ws_url) as socket:
+        cursor = {"session_id": opened["session_id"], "job_id": reply["job_id"], "after": reply["seq"]}
+        await socket.send({"type": "resume", **cursor})
+        assert (await socket.receive())["outputs"] == "b"
+        await performance.finish("###")
+        assert (await socket.receive())["stop"] is True
 
 
 async def test_resume_of_a_session_and_the_generate_frame_once_more(serve: Serve, player: Player) -> None:
