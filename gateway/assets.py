@@ -23,6 +23,7 @@ PACKAGED = (MARKED, PURIFY, HIGHLIGHT)
 CHAT = (
     "announcer.js",
     "answer.js",
+    "api-key.js",
     "app.js",
     "blocks.js",
     "chat.js",
@@ -50,14 +51,14 @@ CHAT = (
     "toast.js",
     "trouble.js",
 )
-STATUS = ("block-chart.js", "make.js", "status.js", "theme-switch.js")
+STATUS = ("api-key.js", "block-chart.js", "make.js", "status.js", "theme-switch.js")
 OTHERS = (
     "base.css",
     "chat.css",
+    "dialog.css",
     "highlight-worker.js",
     "icon.svg",
     "narrow.css",
-    "settings.css",
     "sidebar.css",
     "status.css",
     "text.css",

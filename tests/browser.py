@@ -42,6 +42,8 @@ LOADS = 3
 AWAY = re.compile(
     r"WebSocket connection to .* failed|net::ERR_(CONNECTION_\w+|INTERNET_DISCONNECTED|EMPTY_RESPONSE)|status of 503"
 )
+# What it says by itself when a gateway asks for an API key.
+REFUSED = re.compile(r"status of 40[13]")
 
 
 @contextlib.asynccontextmanager
@@ -65,6 +67,7 @@ class Complaints:
 
     found: list[str] = dataclasses.field(default_factory=list)
     gateway_may_be_away: bool = False
+    may_be_refused: bool = False
     network_has_changed: bool = False
 
     def watch(self, page: Page) -> None:
@@ -75,8 +78,12 @@ class Complaints:
     def _hear(self, message: ConsoleMessage) -> None:
         if CHANGED in message.text:
             self.network_has_changed = True
-        elif message.type in ("error", "warning") and not (self.gateway_may_be_away and AWAY.search(message.text)):
+        elif message.type in ("error", "warning") and not self._is_wanted(message.text):
             self.found.append(message.text)
+
+    def _is_wanted(self, text: str) -> bool:
+        expected = ((self.gateway_may_be_away, AWAY), (self.may_be_refused, REFUSED))
+        return any(may_be and words.search(text) for may_be, words in expected)
 
     def forgive(self) -> bool:
         """Whether the network has changed; then what was complained about until now does not count."""

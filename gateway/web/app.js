@@ -1,6 +1,7 @@
 // Puts the page together: which chat is open, and what each part tells the others.
 
 import { Announcer } from "./announcer.js";
+import { forgetKey, hasKey } from "./api-key.js";
 import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { DialogueView } from "./dialogue-view.js";
@@ -44,6 +45,7 @@ class App {
     await this.#models.watch();
     for (const dialogue of await this.#store.all()) this.#keep(dialogue);
     this.#models.listen(() => this.#showModel());
+    $("#forget-key").hidden = !hasKey();
     this.#listen();
     this.#store.listen((id) => this.#adopt(id));
     await this.#resumeAll();
@@ -203,7 +205,13 @@ class App {
     $("#export").onclick = () => this.#export();
     $("#import").onclick = () => $("#file").click();
     $("#file").onchange = () => this.#import();
+    $("#forget-key").onclick = () => this.#forgetKey();
     bindTheme($("#theme"));
+  }
+
+  #forgetKey() {
+    forgetKey();
+    location.reload();
   }
 
   #key(event) {

@@ -1,5 +1,7 @@
 // Performs what an exchange says, over sockets of its own; every socket is heard only while it is the newest.
 
+import { protocols } from "./api-key.js";
+
 /** Close code of a client that means to come back; after 1000 the server would end session and answer. */
 const BACK_SOON = 4000;
 /** A server that was silent for this long may have gone without a word. Coming back costs it nothing. */
@@ -40,7 +42,7 @@ export class Line {
   #connect() {
     this.#hangUp();
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    const socket = new WebSocket(`${scheme}//${location.host}/api/v2/generate`);
+    const socket = new WebSocket(`${scheme}//${location.host}/api/v2/generate`, protocols());
     const heard = (take) => (event) => {
       if (socket !== this.#socket) return;
       this.#listen();

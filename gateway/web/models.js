@@ -1,5 +1,7 @@
 // The models that are served, from GET /api/v1/models.
 
+import { get } from "./api-key.js";
+
 const PERIOD_MS = 10_000;
 
 /** families: as the API gives them. Tells its listeners whenever they were read. */
@@ -30,7 +32,7 @@ export class Models {
   }
 
   async #read() {
-    const answer = await fetch("/api/v1/models");
+    const answer = await get("/api/v1/models");
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     const { default: key, families } = await answer.json();
     this.families = families;

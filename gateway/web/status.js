@@ -1,15 +1,15 @@
 // What GET /api/v1/status tells, drawn, and asked for again and again while somebody looks.
 
+import { get } from "./api-key.js";
 import { blockChart, told } from "./block-chart.js";
 import { make } from "./make.js";
 import { bindTheme } from "./theme-switch.js";
 
 const PERIOD_MS = 2000;
-const TIMEOUT_MS = 10_000;
 const $ = (selector) => document.querySelector(selector);
 
 async function ask() {
-  const answer = await fetch("/api/v1/status", { signal: AbortSignal.timeout(TIMEOUT_MS) });
+  const answer = await get("/api/v1/status");
   const content = await answer.json();
   return content.ok ? content : null;
 }
