@@ -2,7 +2,7 @@
 # Try what docker-compose.yml promises: whatever is killed or restarted, no client loses a token, over WebSockets, by
 # server-sent events, HTTP calls or in batches.
 #
-#   deploy/trial.sh            needs docker with compose, bash and curl; about eight minutes
+#   deploy/trial.sh            needs docker with compose, bash and curl; about ten minutes
 #   ENGINE=podman COMPOSE=podman-compose deploy/trial.sh
 #
 # It runs a stack of its own on COROLLA_PORT (8123), with three gateways and two workers, and removes it afterwards.
