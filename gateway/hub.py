@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 import structlog
 
 from gateway.patience import patiently
-from shared.broker import Broker
-from shared.errors import BrokerUnavailable, Code, CorollaError
+from shared.broker import INTERRUPTED, Broker
+from shared.errors import BrokerUnavailable, CorollaError
 from shared.messages import LogEntry
 from shared.records import Attached, Gap, Position, Published
 
@@ -231,8 +231,7 @@ class Hub:
 
 def discontinuity() -> CorollaError:
     """The error for a stream that cannot go on exactly as it began."""
-    text = "The stream was interrupted and cannot go on exactly; please send the request again"
-    return CorollaError(Code.DISCONTINUITY, text)
+    return CorollaError(INTERRUPTED.code, INTERRUPTED.message)
 
 
 def _weight(entry: LogEntry) -> int:

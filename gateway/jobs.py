@@ -252,7 +252,7 @@ class Jobs:
         with self._hub.hold(job):
             await asyncio.sleep(self._grace_s)
         if not self._hub.follows(job):
-            await self._brave(lambda: self._broker.detach(job, self._hub.gateway, cancel=True))
+            await self._brave(lambda: self._broker.detach(job, self._hub.gateway))
 
     async def _brave(self, operation: Callable[[], Awaitable[None]]) -> None:
         # Where even this fails, the job ends because no gateway follows it.

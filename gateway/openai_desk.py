@@ -13,6 +13,7 @@ from gateway.gateway import Gateway, new_id
 from gateway.openai_words import failure_for, failure_of, no_worker
 from gateway.orders import Caller
 from gateway.patience import BRIEF_S, patiently
+from shared.broker import INTERRUPTED
 from shared.errors import CorollaError
 from shared.messages import FinishReason, JobFinished
 
@@ -40,7 +41,7 @@ def job_ids(first: str, count: int) -> list[str]:
 async def choose_id(gateway: Gateway, request: Request, body: bytes) -> str:
     """The id of a request's first job: a new one, or what follows from its Idempotency-Key.
 
-    The same key with the same body is the same job, as long as that is known; but not where it was cancelled: then the
+    The same key with the same body is the same job, as long as that is known; but not where it was cut off: then the
     client that left before the end would be told half an answer.
     """
     key = request.headers.get("idempotency-key")
@@ -51,15 +52,19 @@ async def choose_id(gateway: Gateway, request: Request, body: bytes) -> str:
     for number in itertools.count():
         parts = (digest.hexdigest(), request.url.path, whose, key, str(number))
         job = hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
-        if not await _is_cancelled(gateway, job):
+        if not await _was_cut_off(gateway, job):
             return job
     raise AssertionError
 
 
-async def _is_cancelled(gateway: Gateway, job: str) -> bool:
+async def _was_cut_off(gateway: Gateway, job: str) -> bool:
+    """Whether it was cancelled, or given up because nobody followed it."""
     attached = await patiently(lambda: gateway.broker.attach(job, gateway.hub.gateway, 0), BRIEF_S)
     endings = [entry.ending for entry in attached.entries if entry.ending] if attached else []
-    return any(isinstance(ending, JobFinished) and ending.reason is FinishReason.CANCELLED for ending in endings)
+    return any(
+        ending.reason is FinishReason.CANCELLED if isinstance(ending, JobFinished) else ending == INTERRUPTED
+        for ending in endings
+    )
 
 
 def refusal(error: CorollaError) -> Response:

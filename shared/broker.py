@@ -32,6 +32,10 @@ from shared.records import (
 )
 
 CANCELLED = encode(JobFinished(FinishReason.CANCELLED))
+# What became of a job that nobody followed, and the word for a stream that cannot go on as it began.
+INTERRUPTED = JobFailed(
+    Code.DISCONTINUITY, "The stream was interrupted and cannot go on exactly; please send the request again"
+)
 LATE = encode(JobFailed(Code.DEADLINE, "The answer was not finished in time, please try again later"))
 UNREADABLE = JobFailed(Code.INTERNAL, "The worker does not understand the request, please try again later")
 POISON = encode(JobFailed(Code.POISON, "The request was given up: every worker that tried it failed"))
@@ -120,10 +124,10 @@ class Broker:
         found = await self._link.run("note", [self.keys.job(job)], account)
         return None if found is None else bytes(found)
 
-    async def detach(self, job: str, gateway: str, cancel: bool) -> None:
-        """Follow a job no longer; `cancel` ends it where no other gateway follows."""
+    async def detach(self, job: str, gateway: str) -> None:
+        """Follow a job no longer. It ends in grace_ms, unless another gateway follows it by then."""
         keys = [self.keys.job(job), self.keys.subscribers(job)]
-        await self._link.run("detach", keys, job, gateway, int(cancel), CANCELLED, self.timing.finished_ms)
+        await self._link.run("detach", keys, job, gateway, self.timing.grace_ms)
 
     async def cancel(self, job: str) -> None:
         """End a job: at once where it waits, within one token where it runs."""
@@ -141,7 +145,7 @@ class Broker:
     async def sweep(self) -> None:
         """End the jobs that are late or followed by nobody; gateways and workers do this now and then."""
         keys = [self.keys.due, self.keys.sessions]
-        await self._link.run("sweep", keys, self.timing.finished_ms, self.timing.grace_ms, CANCELLED, LATE)
+        await self._link.run("sweep", keys, self.timing.finished_ms, self.timing.grace_ms, encode(INTERRUPTED), LATE)
 
     async def subscribe(self, gateway: str) -> AsyncIterator[Published | Gap]:
         """Events of all jobs that this gateway follows, for ever; a Gap each time the subscription was made."""

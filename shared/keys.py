@@ -17,9 +17,9 @@ class Timing:
     lease_ms: a job whose worker has not beaten for this long goes to another one; also a worker's own lifetime.
     beat_s, reap_s, check_s: periods of a worker's beat, of its look for lost jobs, of a gateway's look for lost events.
     finished_ms: life of a finished job and its log.
-    orphan_ms: a job that no gateway follows for this long is cancelled.
+    orphan_ms: a job that no gateway follows for this long, and for grace_ms after that, is given up.
     dead_ms: life of the request of a job that was given up, so that an operator can try it again.
-    grace_ms: a worker has this long to end a job by itself that is late or cancelled.
+    grace_ms: a worker has this long to end a late job by itself, and a gateway to follow one that nobody does.
     stall_limit: claims of a job without one new token before it is given up.
     """
 
@@ -39,7 +39,8 @@ class Keys:
 
     job:J (hash): state (turn, waiting, ready, running, done), model, priority, tenant, session, request, submitted,
         deadline, last seq, note, epoch, owner, claims, stalls (claims since the last new token), when it was started
-        last, cancelled, its stream and entry there, dead (its entry there), account, payer and token_ms (see rate)
+        last, cancelled, unfollowed, its stream and entry there, dead (its entry there), account, payer and token_ms
+        (see rate)
     log:J (stream): entry `<last seq>-0` with t (tokens) and e (ending); sub:J (set): gateways attached
     ready:MODEL:LANE (stream, group workers): ids of jobs that any worker may claim, by lane: resumed work first
     queue:MODEL:PRIORITY:TENANT (list), ring:MODEL:PRIORITY (list of tenants), waiting (hash, tenant or * → jobs)

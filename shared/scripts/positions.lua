@@ -5,11 +5,14 @@
 local now, found = now_ms(), {}
 for i = 4, #ARGV do
   local job = ARGV[i]
-  local f = redis.call('HMGET', P .. 'job:' .. job, 'state', 'last', 'deadline', 'model', 'priority', 'tenant', 'session')
+  local key = P .. 'job:' .. job
+  local f = redis.call('HMGET', key, 'state', 'last', 'deadline', 'model', 'priority', 'tenant', 'session',
+    'unfollowed')
   local ahead = 0
   if f[1] and f[1] ~= 'done' then
     redis.call('SADD', P .. 'sub:' .. job, ARGV[2])
     redis.call('ZADD', KEYS[1], math.min(tonumber(f[3]), now + ARGV[3]), job)
+    if f[8] then redis.call('HDEL', key, 'unfollowed') end
     if f[1] == 'waiting' then
       local queue = P .. 'queue:' .. f[4] .. ':' .. f[5] .. ':' .. f[6]
       ahead = (redis.call('LPOS', queue, job) or 0) + unread(ready_key(f[4], f[5])) + 1

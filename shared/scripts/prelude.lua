@@ -187,7 +187,7 @@ local function finish(job, last, tokens, ending, finished_ms)
   local f = redis.call('HMGET', key, 'session', 'last', 'payer', 'token_ms')
   if f[3] then spend('tokens', f[3], (f[2] - 1) * f[4]) end
   redis.call('HSET', key, 'state', 'done')
-  redis.call('HDEL', key, 'request', 'stream', 'entry', 'cancelled')
+  redis.call('HDEL', key, 'request', 'stream', 'entry', 'cancelled', 'unfollowed')
   redis.call('ZREM', P .. 'due', job)
   redis.call('DEL', P .. 'sub:' .. job)
   redis.call('PEXPIRE', key, finished_ms)
@@ -207,6 +207,12 @@ local function cancel(job, ending, finished_ms)
   if f[1] ~= 'running' then return finish_early(job, ending, finished_ms) end
   redis.call('HSET', P .. 'job:' .. job, 'cancelled', 1)
   redis.call('PUBLISH', P .. 'control:' .. f[2], 'cancel ' .. job)
+end
+
+-- Nobody follows a job; it ends in `grace_ms`, unless a gateway says by then that it does.
+local function leave_unfollowed(job, grace_ms)
+  redis.call('HSET', P .. 'job:' .. job, 'unfollowed', 1)
+  redis.call('ZADD', P .. 'due', now_ms() + grace_ms, job)
 end
 
 -- Take a job from its worker and let any other go on with it, before all new ones.

@@ -244,12 +244,9 @@ class Protocol(RuleBasedStateMachine):
         self.run(self.broker.cancel(name))
         self.doom([name])
 
-    @rule(name=JOBS, gateway=st.sampled_from(["g1", "g2"]), cancel=st.booleans())
-    def detach(self, name: str, gateway: str, cancel: bool) -> None:
-        others = self.keyspace.subscribers(name) - {gateway}
-        self.run(self.broker.detach(name, gateway, cancel))
-        if cancel and not others:
-            self.doom([name])
+    @rule(name=JOBS, gateway=st.sampled_from(["g1", "g2"]))
+    def detach(self, name: str, gateway: str) -> None:
+        self.run(self.broker.detach(name, gateway))
 
     @rule(name=JOBS, after=st.integers(0, 4))
     def attach(self, name: str, after: int) -> None:

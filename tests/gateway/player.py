@@ -50,9 +50,17 @@ class Performance:
 
     async def is_cancelled(self) -> bool:
         """Whether the job is to end now."""
+        return (await self._ask()).cancelled
+
+    async def is_running(self) -> bool:
+        """Whether the job is this worker's, and is to go on."""
+        answer = await self._ask()
+        return answer.status == "ok" and not answer.cancelled
+
+    async def _ask(self) -> Appended:
         nothing = Append(self.claim.job, self.claim.epoch, 1, ())
         (appended,) = await self._broker.append([nothing])
-        return appended.cancelled
+        return appended
 
     async def until_cancelled(self) -> None:
         """Return when the job is to end."""

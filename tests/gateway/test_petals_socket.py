@@ -13,7 +13,7 @@ from websockets.frames import Frame, Opcode
 from websockets.typing import Origin
 
 from gateway import petals_ws
-from shared.broker import Broker
+from shared.broker import INTERRUPTED, Broker
 from shared.messages import FinishReason
 from tests.dialogue import Dialogue, Reply, dialogue
 from tests.gateway.conftest import MODEL, Serve, Served
@@ -164,11 +164,21 @@ async def test_resume(serve: Serve, player: Player, valkey: Valkey, other: bool)
     await until_async(lambda: sessions(valkey) == set())
 
 
-async def test_a_resumable_answer_that_nobody_comes_back_for(serve: Serve, player: Player) -> None:
+async def test_a_resumable_answer_that_nobody_comes_back_for(
+    serve: Serve, player: Player, broker: Broker, valkey: Valkey
+) -> None:
     async with serve(resume_grace_s=1) as gateway:
-        _, performance = await begin(gateway, player)
-        assert not await performance.is_cancelled()
-        await asyncio.wait_for(performance.until_cancelled(), 5)
+        cursor, performance = await begin(gateway, player)
+        assert await performance.is_running()
+        # given up, it is not taken for a whole answer by a client that comes back too late
+        key = f"{{p}}:job:{performance.claim.job}"
+        await until_async(lambda: valkey.client.hget(key, "unfollowed") == b"1")
+        valkey.client.zadd("{p}:due", {performance.claim.job: 1})
+        await broker.sweep()
+        async with dialogue(gateway.ws_url) as socket:
+            await socket.send(cursor)
+            reply = await socket.receive()
+    assert reply == {"ok": False, "traceback": "RuntimeError: " + INTERRUPTED.message}
 
 
 async def test_resume_after_an_unforeseen_error_of_the_gateway(

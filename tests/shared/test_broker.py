@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared.broker import Broker
+from shared.broker import INTERRUPTED, Broker
 from shared.errors import BrokerUnavailable, Code, CorollaError
 from shared.heart import Heart
 from shared.keys import Timing
@@ -353,13 +353,27 @@ async def test_cancel_while_running_reaches_the_worker_by_every_way(broker: Brok
     heart.close()
 
 
-async def test_detach_cancels_only_what_nobody_else_follows(broker: Broker, valkey: Valkey) -> None:
+async def test_detach_ends_only_what_nobody_else_follows(broker: Broker, valkey: Valkey) -> None:
     await submit(broker, job("j1"))
     await broker.attach("j1", "g2", 0)
-    await broker.detach("j1", "g1", cancel=True)
-    assert valkey.client.hget("{p}:job:j1", "state") == b"waiting"
-    await broker.detach("j1", "g2", cancel=True)
-    assert valkey.client.hget("{p}:job:j1", "state") == b"done"
+    # given that one of two gateways leaves
+    await broker.detach("j1", "g1")
+    assert valkey.client.hget("{p}:job:j1", "unfollowed") is None
+    # when the other one does, but says within the grace that it follows
+    await broker.detach("j1", "g2")
+    assert valkey.client.hget("{p}:job:j1", "unfollowed") == b"1"
+    await broker.positions("g2", ["j1"])
+    assert valkey.client.hget("{p}:job:j1", "unfollowed") is None
+    assert valkey.client.zscore("{p}:due", "j1") > _clock_ms(valkey) + 250
+    # when it leaves for good
+    await broker.detach("j1", "g2")
+    assert valkey.client.zscore("{p}:due", "j1") <= _clock_ms(valkey) + 200
+    assert await finished(broker, "j1") == LogEntry(1, (), INTERRUPTED)
+
+
+def _clock_ms(valkey: Valkey) -> float:
+    seconds, micros = valkey.client.time()
+    return float(seconds * 1000 + micros / 1000)
 
 
 async def test_bounds(broker: Broker, valkey: Valkey) -> None:
@@ -494,9 +508,29 @@ async def test_a_job_past_its_deadline_ends(broker: Broker, valkey: Valkey) -> N
     assert valkey.client.exists("{p}:due") == 0
 
 
-async def test_a_job_that_nobody_follows_ends(broker: Broker) -> None:
+async def test_a_job_that_nobody_follows_ends_in_words(broker: Broker, valkey: Valkey) -> None:
+    await submit(broker, job("waits"))
+    await submit(broker, job("runs"))
+    (running,) = [claim for claim in await broker.claim(ONE, 9, 0) if claim.job == "runs"]
+    await append(broker, running, 1, (A,))
+    # Whoever comes back too late must not take what was written for the whole answer.
+    assert await finished(broker, "waits") == LogEntry(1, (), INTERRUPTED)
+    assert await finished(broker, "runs") == LogEntry(2, (), INTERRUPTED)
+    assert await append(broker, running, 2, (B,)) == Appended("fenced", 2, False)
+    assert pending(valkey) == 0
+
+
+async def test_a_job_is_not_given_up_because_the_broker_was_away(broker: Broker, valkey: Valkey) -> None:
+    # given that no gateway could say for long that it follows
     await submit(broker, job("j1"))
-    assert await finished(broker, "j1") == LogEntry(1, (), CANCELLED)
+    valkey.client.zadd("{p}:due", {"j1": 1})
+    # when somebody else is the first to look after that
+    await broker.sweep()
+    # then the gateway has a while to say so
+    await broker.positions("g1", ["j1"])
+    await broker.sweep()
+    assert valkey.client.hmget("{p}:job:j1", "state", "unfollowed") == [b"waiting", None]
+    assert valkey.client.zscore("{p}:due", "j1") > _clock_ms(valkey) + 200
 
 
 async def test_a_session_over_two_workers(broker: Broker, valkey: Valkey) -> None:
