@@ -100,7 +100,8 @@ class Dialogue:
     """One socket's dialogue.
 
     same_origin: the socket belongs to one of our own pages, which may use models without a public API.
-    session: the session's id, once one is open. resumable: its client may come back on another socket.
+    session: the session's id, once one is open. resumable: its client may come back on another socket. interrupted: it
+    ended because the gateway could not go on, which says nothing against the session.
     flooded: frames came faster than answers; the driver stops at once, without waiting for what is under way.
     """
 
@@ -117,6 +118,7 @@ class Dialogue:
         self.progress = False
         self.busy = False
         self.closed = False
+        self.interrupted = False
         self.flooded = False
 
     def receive(self, frame: str | bytes) -> list[Action]:
@@ -277,7 +279,7 @@ class Dialogue:
         )
 
     def _fail(self, error: CorollaError) -> list[Action]:
-        self.closed = True
+        self.closed, self.interrupted = True, error.code in (Code.BROKER, Code.DISCONTINUITY)
         self._line.clear()
         return [_send(failure(error)), Close()]
 
