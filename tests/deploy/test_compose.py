@@ -198,3 +198,10 @@ def test_the_balancer_waits_longer_than_gateways_do() -> None:
     assert "proxy_buffering off;" in conf
     # A POST is never repeated once it was sent.
     assert re.findall(r"proxy_next_upstream (.*);", conf) == ["error timeout"]
+
+
+def test_the_balancer_has_a_file_and_a_socket_for_every_connection() -> None:
+    conf = (ROOT / "deploy/nginx/nginx.conf").read_text()
+    (files,) = re.findall(r"^worker_rlimit_nofile (\d+);", conf, re.MULTILINE)
+    (connections,) = re.findall(r"worker_connections (\d+);", conf)
+    assert int(files) == 2 * int(connections)
