@@ -25,9 +25,11 @@ WATCHING = ["prometheus", "grafana"]
 
 
 def load(**environ: str) -> Any:
-    """The file, with variables put in as all of the three tools do: ${NAME:-default}."""
+    """The file, with variables put in as all of the three tools do: ${NAME:-default}, or ${NAME-default} where the
+    variable may be empty."""
     values = ENV | environ
     text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: values.get(found[1]) or found[2], TEXT)
+    text = re.sub(r"\$\{(\w+)-([^}]*)\}", lambda found: values.get(found[1], found[2]), text)
     assert "${" not in text
     return yaml.safe_load(text)
 
@@ -120,6 +122,16 @@ def test_each_image_is_built_by_one_service_and_before_others_run_it() -> None:
     assert builders == {"corolla-gateway": "gateway", "corolla-worker": "worker"}
     for name in set(OURS) - set(builders.values()):
         assert builders[SERVICES[name]["image"]] in SERVICES[name]["depends_on"]
+
+
+def test_the_worker_needs_no_gpu_unless_told_so() -> None:
+    index = "https://download.pytorch.org/whl/cpu"
+    assert ENV["TORCH_INDEX"] == index
+    assert f"ARG TORCH_INDEX={index}\n" in (ROOT / "deploy/images/worker.Dockerfile").read_text()
+    for environ in ({}, {"TORCH_INDEX": "https://mirror.example/cu130"}, {"TORCH_INDEX": ""}):
+        arguments = load(**environ)["services"]["worker"]["build"]["args"]
+        assert (arguments["TORCH_INDEX"] or "") == environ.get("TORCH_INDEX", index)
+    assert f"${{TORCH_INDEX-{index}}}" in TEXT
 
 
 def test_one_variable_chooses_another_catalogue_or_swarm() -> None:
