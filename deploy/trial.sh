@@ -47,7 +47,7 @@ healthy() { # SERVICE CONTAINER
 
 begin() { # NAME
     quietly "$ENGINE" rm -f "$CLIENT" || true
-    quietly "$ENGINE" run -d --name "$CLIENT" --network "${PROJECT}_front" -v "$PWD/deploy/streams.py:/streams.py:ro" \
+    quietly "$ENGINE" run -d --name "$CLIENT" --network "${PROJECT}_front" -v "$PWD/deploy/streams.py:/streams.py:ro,z" \
         corolla-gateway python /streams.py nginx:8080 --readers "$READERS"
     until_true "readers" bash -c "$ENGINE logs $CLIENT 2>&1 | grep 'readers begin'"
     say "$READERS readers, $1"

@@ -6,7 +6,7 @@
 #   empty: the one of constraints.txt.
 # EXTRAS: further groups of packages from pyproject.toml, such as tracing. /app/sbom.cdx.json: all that the image holds.
 
-FROM python:3.11-slim-bookworm AS build
+FROM docker.io/library/python:3.11-slim-bookworm AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG CONSTRAINTS=constraints.txt
 ARG PETALS=""
@@ -30,7 +30,7 @@ RUN /venv/bin/python -m deploy.sbom corolla-worker > sbom.cdx.json
 # The root file system is read-only when it runs: nothing can be compiled then.
 RUN rm constraints.txt pyproject.toml && python -m compileall -q shared worker deploy
 
-FROM python:3.11-slim-bookworm
+FROM docker.io/library/python:3.11-slim-bookworm
 # HOME is for libraries that insist on one. Weights from a hub are kept in /models, which may be a volume.
 ENV PATH=/venv/bin:$PATH \
     HOME=/tmp \
