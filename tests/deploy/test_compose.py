@@ -213,21 +213,3 @@ def test_every_variable_is_told_of() -> None:
     settings = rules(gateway_settings.Settings).keys() | rules(worker_settings.Settings).keys()
     assert used - settings <= ENV.keys()
     assert ENV.keys() - {"COMPOSE_PROFILES"} <= used
-
-
-def test_the_balancer_waits_longer_than_gateways_do() -> None:
-    conf = (ROOT / "deploy/nginx/nginx.conf").read_text()
-    waits_s = {name: int(found) for name, found in re.findall(r"proxy_(read|send)_timeout (\d+)s;", conf)}
-    gateway = rules(gateway_settings.Settings)
-    longest_s = max(float(gateway[name].default) for name in ("COROLLA_DEADLINE_S", "COROLLA_PING_S"))
-    assert min(waits_s.values()) > longest_s
-    assert "proxy_buffering off;" in conf
-    # A POST is never repeated once it was sent.
-    assert re.findall(r"proxy_next_upstream (.*);", conf) == ["error timeout"]
-
-
-def test_the_balancer_has_a_file_and_a_socket_for_every_connection() -> None:
-    conf = (ROOT / "deploy/nginx/nginx.conf").read_text()
-    (files,) = re.findall(r"^worker_rlimit_nofile (\d+);", conf, re.MULTILINE)
-    (connections,) = re.findall(r"worker_connections (\d+);", conf)
-    assert int(files) == 2 * int(connections)
