@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from gateway import settings as gateway_settings
-from gateway.server import GRACE_S
+from gateway.server import ACCEPT_S, END_S, GRACE_S
+from shared import traces
 from shared.settings import rules
 from tests.services import ROOT
 from worker import settings as worker_settings
@@ -184,7 +185,7 @@ def test_every_setting_can_be_set_from_outside(name: str, kind: type, fixed: set
 
 def test_there_is_time_to_stop_in_order() -> None:
     seconds = {name: int(each["stop_grace_period"].removesuffix("s")) for name, each in SERVICES.items()}
-    assert seconds["gateway"] > GRACE_S
+    assert seconds["gateway"] > ACCEPT_S + GRACE_S + END_S + traces.CLOSE_TIMEOUT_S
     (nginx_s,) = re.findall(r"worker_shutdown_timeout (\d+)s;", (ROOT / "deploy/nginx/nginx.conf").read_text())
     assert seconds["nginx"] > int(nginx_s)
     assert SERVICES["nginx"]["stop_signal"] == "SIGQUIT"
