@@ -180,7 +180,22 @@ def test_every_setting_can_be_set_from_outside(name: str, kind: type, fixed: set
     environment = SERVICES[name]["environment"]
     for setting in rules(kind).keys() - fixed:
         assert load(**{setting: "x"})["services"][name]["environment"][setting] == "x", setting
-    assert environment.keys() <= rules(kind).keys()
+    spans = {key for key in environment if key.startswith("OTEL_")}
+    assert environment.keys() - spans <= rules(kind).keys()
+    for variable in spans:
+        assert load(**{variable: "x"})["services"][name]["environment"][variable] == "x"
+    assert spans == {
+        "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["gateway", "worker"])
+def test_opentelemetry_has_nothing_to_say_of_variables_that_nobody_has_set(name: str) -> None:
+    code = "from shared import traces; traces.configure('http://127.0.0.1:1', 'x'); traces.close()"
+    environ = {key: value or "" for key, value in SERVICES[name]["environment"].items()}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=False, cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_there_is_time_to_stop_in_order() -> None:
