@@ -31,7 +31,7 @@ def load(**environ: str) -> Any:
     variable may be empty."""
     values = ENV | environ
     text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: values.get(found[1]) or found[2], TEXT)
-    text = re.sub(r"\$\{(\w+)-([^}]*)\}", lambda found: values.get(found[1], found[2]), text)
+    text = re.sub(r"\$\{(\w+)-([^}]*)\}", lambda found: str(values.get(found[1], found[2])), text)
     assert "${" not in text
     return yaml.safe_load(text)
 

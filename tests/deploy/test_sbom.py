@@ -69,7 +69,7 @@ def test_packages_of_the_page() -> None:
 def test_packages_of_the_python_that_made_the_environment(tmp_path: Path) -> None:
     """They are in the image as well, such as pip."""
     venv.create(tmp_path, symlinks=True)
-    command = [tmp_path / "bin" / "python", "-m", "deploy.sbom", "x"]
+    command = [str(tmp_path / "bin" / "python"), "-m", "deploy.sbom", "x"]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     base = sysconfig.get_path("purelib", vars={"base": sys.base_prefix})
     there = {each.name for each in importlib.metadata.distributions(path=[base])}
