@@ -6,7 +6,7 @@ import sys
 from gateway.app import create_app
 from gateway.server import listen, server
 from gateway.settings import Settings
-from shared import catalog, logs, traces
+from shared import catalog, logs, open_files, traces
 from shared.settings import SettingError, read
 
 
@@ -19,6 +19,7 @@ def main() -> None:
     except (SettingError, catalog.CatalogError) as error:
         sys.exit(_complain(str(error), 2))
     logs.configure(settings.log_level)
+    open_files.allow_all()
     host, port = settings.bind
     try:
         listener = listen(host, port)
