@@ -40,7 +40,7 @@ class Census:
         gauges = (self.unfinished, self.waiting, self.sessions, self.dead)
         try:
             live: Mapping[str, float] = await self._broker.live_workers(self._models)
-            counts: tuple[float, ...] = await self._broker.census()
+            counts: tuple[float, ...] = await self._broker.census(self._models)
             self.up.set(1)
         except BrokerUnavailable:
             live, counts = dict.fromkeys(self._models, math.nan), (math.nan,) * len(gauges)
