@@ -32,9 +32,9 @@ Row = tuple[str, str, tuple[str, ...], str, str]
 
 def instruments() -> Iterator[tuple[str, MetricWrapperBase]]:
     """All that gateways and workers count, by who counts it."""
-    counted = gateway.metrics.Metrics()
+    counted = gateway.metrics.Metrics(())
     census = Census(Broker("redis://127.0.0.1:1/0"), {}, CollectorRegistry())
-    for who, owner in (("gateway", counted), ("gateway", census), ("worker", worker.metrics.Metrics())):
+    for who, owner in (("gateway", counted), ("gateway", census), ("worker", worker.metrics.Metrics(()))):
         yield from ((who, each) for each in vars(owner).values() if isinstance(each, MetricWrapperBase))
 
 
