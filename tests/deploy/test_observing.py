@@ -16,6 +16,7 @@ import worker.metrics
 from gateway.census import Census
 from shared.broker import Broker
 from shared.errors import Code
+from tests.deploy import promtool
 from tests.deploy.test_compose import load
 from tests.services import ROOT
 
@@ -25,7 +26,7 @@ ALERTS = {rule["alert"]: rule["expr"] for rule in RULES}
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/corolla.json").read_text())
 SCRAPES = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
 TARGETS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
-NAME = re.compile(r"\b((?:vllm:|corolla_)\w+)")
+NAME = re.compile(r"\b((?:vllm:|corolla_)\w+|ALERTS)")
 
 Row = tuple[str, str, tuple[str, ...], str, str]
 
@@ -53,7 +54,7 @@ def exposed(metric: MetricWrapperBase) -> str:
 
 def samples() -> Mapping[str, tuple[str, ...]]:
     """Every name that a query may use, with its labels."""
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, tuple[str, ...]] = {"ALERTS": ("alertname", "alertstate", "severity", "model_name")}
     for name, kind, labels, _, _ in table():
         names = [f"{name}_{part}" for part in ("bucket", "sum", "count")] if kind == "histogram" else [name]
         found |= {each: labels + (("le",) if each.endswith("_bucket") else ()) for each in names}
@@ -90,6 +91,19 @@ def test_queries_use_what_there_is(expression: str) -> None:
     grouped = ",".join(re.findall(r"by \(([^)]*)\)", expression))
     assert {first or second for first, second in asked} | set(re.findall(r"\w+", grouped)) <= labels
     assert expression.count("(") == expression.count(")")
+
+
+def test_prometheus_can_read_all_queries(tmp_path: Path) -> None:
+    # As Grafana sends them.
+    sent = [each.replace("$model", ".*").replace("$__rate_interval", "1m") for each in TARGETS]
+    promtool.check(tmp_path, [*sent, *ALERTS.values()])
+
+
+def test_alerts_that_fire_are_seen_on_the_dashboard() -> None:
+    first = DASHBOARD["panels"][0]
+    assert [target["expr"] for target in first["targets"]] == [
+        'sum by (alertname, model_name) (ALERTS{alertstate="firing"})'
+    ]
 
 
 def test_the_dashboard_is_whole() -> None:
