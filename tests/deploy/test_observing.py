@@ -13,7 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 import gateway.metrics
 import worker.metrics
-from gateway.census import Census
+from gateway.census import ASK_S, Census
 from shared.broker import Broker
 from shared.errors import Code
 from tests.deploy import promtool
@@ -152,6 +152,12 @@ def test_prometheus_asks_every_gateway_and_worker() -> None:
         assert asked[name]["names"] == [name]
         assert services[name]["environment"][bind] == f"0.0.0.0:{asked[name]['port']}"
         assert set(services[name]["networks"]) & set(services["prometheus"]["networks"])
+
+
+def test_a_gateway_with_a_silent_broker_answers_prometheus_in_time() -> None:
+    # With no time-out of its own, a scrape may take as long as the interval.
+    assert SCRAPES["global"] == {"scrape_interval": "5s", "evaluation_interval": "5s"}
+    assert ASK_S <= 5 / 2
 
 
 def test_what_is_mounted_is_what_is_read() -> None:

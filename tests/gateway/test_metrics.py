@@ -1,16 +1,20 @@
 """What GET /metrics says after known events."""
 
 import asyncio
+import math
 import re
+import signal
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
+from gateway.census import ASK_S
 from shared.errors import Code
 from shared.messages import FinishReason, JobFailed
 from tests.gateway.conftest import MODEL, Serve, Served
 from tests.gateway.player import Player
+from tests.valkey import Valkey
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -90,6 +94,26 @@ async def test_a_refused_request_is_a_failure_too(serve: Serve, player: Player) 
         found = await scrape(gateway)
     assert found[f"corolla_request_failure_total|busy|{MODEL}"] == 1
     assert found[f"vllm:num_requests_waiting|{MODEL}"] == 0
+
+
+async def test_without_the_broker_its_figures_are_unknown(serve: Serve) -> None:
+    async with serve(redis_url="redis://127.0.0.1:1/0") as gateway:
+        found = await scrape(gateway)
+    assert found["corolla_broker_up"] == 0
+    unknown = ("corolla_jobs_waiting", "corolla_jobs_unfinished", "corolla_sessions", "corolla_dead_letters")
+    assert [name for name in unknown if math.isnan(found[name])] == [*unknown]
+    assert math.isnan(found[f"corolla_workers|{MODEL}"])
+
+
+async def test_a_silent_broker_does_not_keep_the_answer_back(gateway: Served, valkey: Valkey) -> None:
+    assert (await scrape(gateway))["corolla_broker_up"] == 1
+    valkey.send(signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(2 * ASK_S):
+            assert (await scrape(gateway))["corolla_broker_up"] == 0
+    finally:
+        valkey.send(signal.SIGCONT)
+    await _until(gateway, "corolla_broker_up", 1)
 
 
 async def test_open_websockets_are_counted(gateway: Served) -> None:
