@@ -26,6 +26,7 @@ from gateway.openai_readings import Readings
 from gateway.pages import Pages
 from gateway.petals_http import PetalsHttp
 from gateway.petals_socket import PetalsSocket
+from gateway.scrapes import Scrapes
 from gateway.settings import Settings
 from gateway.status import Status
 from gateway.swarm import SwarmStatus
@@ -40,11 +41,17 @@ log = structlog.get_logger()
 def create_app(settings: Settings, catalog: Catalog, timing: Timing | None = None) -> Starlette:
     """The gateway as an ASGI application; it connects to the broker when it starts. Raises SettingError."""
     gateway = build(settings, catalog, timing)
+    census = Census(gateway.broker, gateway.catalog.models, gateway.metrics.registry)
+    routes = _routes(gateway)
     layers = [Middleware(Cors, settings.cors_origins), Middleware(Tracing), Middleware(Requests, gateway.metrics)]
     if settings.needs_keys:
         layers.append(Middleware(Guard, gateway.keys))
+    if settings.metrics_bind:
+        layers.insert(0, Middleware(Scrapes, settings.metrics_bind[1], census.scrape))
+    else:
+        routes.append(Route("/metrics", census.scrape))
     app = Starlette(
-        routes=_routes(gateway),
+        routes=routes,
         middleware=layers,
         exception_handlers={HTTPException: http_failure},
         lifespan=lambda _: _living(gateway),
@@ -76,7 +83,6 @@ async def _living(gateway: Gateway) -> AsyncIterator[None]:
 def _routes(gateway: Gateway) -> list[BaseRoute]:
     petals, openai, status, pages = PetalsHttp(gateway), OpenAi(gateway), Status(gateway), Pages()
     readings, jobs, docs = Readings(gateway), JobsApi(gateway), Docs()
-    census = Census(gateway.broker, gateway.catalog.models, gateway.metrics.registry)
     files, batches = FilesApi(gateway), BatchesApi(gateway)
     return [
         Route("/", pages.index),
@@ -87,7 +93,6 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/openapi.json", docs.openapi),
         Route("/health/live", status.live),
         Route("/health/ready", status.ready),
-        Route("/metrics", census.scrape),
         Route("/api/v1/models", status.models),
         Route("/api/v1/status", SwarmStatus(gateway).status),
         Route("/api/v1/generate", petals.generate, methods=["POST"]),

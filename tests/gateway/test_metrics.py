@@ -5,16 +5,18 @@ import math
 import re
 import signal
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from gateway.census import ASK_S
 from shared.errors import Code
 from shared.messages import FinishReason, JobFailed
 from tests.gateway.conftest import MODEL, Serve, Served
 from tests.gateway.player import Player
-from tests.valkey import Valkey
+from tests.valkey import Valkey, free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -114,6 +116,28 @@ async def test_a_silent_broker_does_not_keep_the_answer_back(gateway: Served, va
     finally:
         valkey.send(signal.SIGCONT)
     await _until(gateway, "corolla_broker_up", 1)
+
+
+async def test_a_port_of_their_own_needs_no_key_and_has_nothing_else(serve: Serve) -> None:
+    # given a gateway whose callers need keys
+    bind = f"127.0.0.1:{free_port()}"
+    async with serve(auth="on", key_pepper="p" * 32, metrics_bind=bind) as gateway:
+        async with httpx.AsyncClient(base_url=f"http://{bind}") as prometheus:
+            # then Prometheus needs none
+            answer = await prometheus.get("/metrics")
+            assert (answer.status_code, "corolla_broker_up 1.0" in answer.text) == (200, True)
+            for path in ("/", "/health/live", "/v1/models", "/metrics/x"):
+                assert (await prometheus.get(path)).status_code == 404
+        with pytest.raises(InvalidStatus):
+            await connect(f"ws://{bind}/api/v2/generate")
+        # and clients get no metrics, whoever they are
+        assert (await gateway.client.get("/metrics")).status_code == 401
+        assert (await gateway.client.get("/health/live")).status_code == 200
+
+
+async def test_where_metrics_have_a_port_clients_do_not_get_them(serve: Serve) -> None:
+    async with serve(metrics_bind=f"127.0.0.1:{free_port()}") as gateway:
+        assert (await gateway.client.get("/metrics")).status_code == 404
 
 
 async def test_open_websockets_are_counted(gateway: Served) -> None:
