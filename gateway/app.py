@@ -83,7 +83,6 @@ async def _living(gateway: Gateway) -> AsyncIterator[None]:
 def _routes(gateway: Gateway) -> list[BaseRoute]:
     petals, openai, status, pages = PetalsHttp(gateway), OpenAi(gateway), Status(gateway), Pages()
     readings, jobs, docs = Readings(gateway), JobsApi(gateway), Docs()
-    files, batches = FilesApi(gateway), BatchesApi(gateway)
     return [
         Route("/", pages.index),
         Route("/status", pages.status),
@@ -107,6 +106,14 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/v1/jobs/{id}", jobs.state),
         Route("/v1/jobs/{id}", jobs.delete, methods=["DELETE"]),
         Route("/v1/jobs/{id}/stream", jobs.stream),
+        *(_batches(gateway) if gateway.settings.batch_api == "on" else ()),
+        WebSocketRoute("/api/v2/generate", PetalsSocket(gateway).serve),
+    ]
+
+
+def _batches(gateway: Gateway) -> list[BaseRoute]:
+    files, batches = FilesApi(gateway), BatchesApi(gateway)
+    return [
         Route("/v1/files", files.list),
         Route("/v1/files", files.create, methods=["POST"]),
         Route("/v1/files/{id}", files.show),
@@ -116,7 +123,6 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/v1/batches", batches.create, methods=["POST"]),
         Route("/v1/batches/{id}", batches.show),
         Route("/v1/batches/{id}/cancel", batches.cancel, methods=["POST"]),
-        WebSocketRoute("/api/v2/generate", PetalsSocket(gateway).serve),
     ]
 
 

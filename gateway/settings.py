@@ -55,6 +55,9 @@ class Settings:
     max_prompt_chars: int = whole(100_000, "length of a prompt, characters", 1, 100_000_000)
     max_body_bytes: int = whole(1 << 20, "size of a request's body", 1024, 1 << 30)
     max_frame_bytes: int = whole(256 << 10, "size of a WebSocket message", 1024, 1 << 30)
+    batch_api: Literal["on", "off"] = choice(
+        "on", "whether /v1/files and /v1/batches are served; off: no place for files is needed", ("on", "off")
+    )
     files: str = text("var/files", "where files of batches lie: a folder, or a URL that fsspec knows, such as s3://...")
     max_file_bytes: int = whole(100 << 20, "size of a file for a batch", 1024, 1 << 40)
     batch_concurrency: int = whole(8, "requests of one batch that are under way at once", 1, 1000)
