@@ -212,9 +212,9 @@ class Broker:
         served = [str(each, "utf-8").split() for each in await self._link.run("workers", [self.keys.workers])]
         return {model: sum(model in each for each in served) for model in models}
 
-    async def census(self) -> tuple[int, int, int, int]:
-        """How many there are: unfinished jobs, jobs without a worker, open sessions, jobs given up."""
-        counts: tuple[int, int, int, int] = tuple(await self._link.run("census", [self.keys.due]))
+    async def census(self, models: Iterable[str]) -> tuple[int, int, int, int]:
+        """How many there are: unfinished jobs, jobs that no worker has, open sessions, jobs given up. models: all."""
+        counts: tuple[int, int, int, int] = tuple(await self._link.run("census", [self.keys.due], *models))
         return counts
 
     async def claim(self, who: Registration, free: int, block_ms: int) -> list[Claim]:

@@ -68,7 +68,7 @@ async def _serve(settings: Settings, catalog: catalogs.Catalog) -> int:
         return 1
     # Only now: a process that Petals forked must not share the pipe through which signals are heard.
     stop = _stop_on_signal()
-    metrics = Metrics()
+    metrics = Metrics(served)
     try:
         if settings.metrics_bind and not _serve_metrics(metrics, *settings.metrics_bind):
             return 1

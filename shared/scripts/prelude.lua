@@ -31,6 +31,27 @@ local function unread(stream)
   return redis.call('XLEN', stream) - (pending.err and 0 or pending[1])
 end
 
+-- Jobs that any worker of the model may claim now.
+local function count_ready(model)
+  local count = 0
+  for _, lane in ipairs(LANES) do
+    count = count + unread(ready_key(model, lane))
+  end
+  return count
+end
+
+-- Jobs that no worker has: in no stream yet, or unread in those of these models and in those of single workers.
+local function count_unclaimed(models)
+  local count = tonumber(redis.call('HGET', P .. 'waiting', '*')) or 0
+  for _, model in ipairs(models) do
+    count = count + count_ready(model)
+  end
+  for _, worker in ipairs(redis.call('HKEYS', P .. 'workers')) do
+    count = count + unread(P .. 'worker:' .. worker .. ':jobs')
+  end
+  return count
+end
+
 -- Slots of all live workers of a model: 'free' as of their last claim or beat, or all ('slots').
 local function count_slots(model, which)
   local count = 0

@@ -56,7 +56,7 @@ async def running(
 ) -> AsyncIterator[Jobs]:
     """A gateway's jobs, and the hub under them."""
     hub = Hub(broker, f"g{id(bounds)}")
-    jobs = Jobs(broker, hub, bounds, deadline_s, grace_s, Metrics())
+    jobs = Jobs(broker, hub, bounds, deadline_s, grace_s, Metrics([MODEL]))
     task = asyncio.create_task(hub.run())
     try:
         yield jobs

@@ -628,6 +628,38 @@ async def test_ready_streams_hold_at_most_twice_the_free_slots(broker: Broker, v
     assert valkey.client.hgetall("{p}:waiting") == {b"-": b"6", b"*": b"6"}
 
 
+async def test_all_jobs_that_no_worker_has_are_counted(valkey: Valkey) -> None:
+    async with Broker(valkey.url) as broker:
+        # given a worker with a job, and with a session whose next jobs wait for it, one after the other
+        await submit(broker, job("held"))
+        await claim_one(broker)
+        await broker.open_session("s1", MODEL, 64, 60_000, 9)
+        await submit(broker, job("first", session="s1"))
+        first = await claim_one(broker)
+        assert (await append(broker, first, 1, (A,), DONE)).status == "ok"
+        await submit(broker, job("own", session="s1"))
+        await submit(broker, job("turn", session="s1"))
+        # and one that another worker left, and three more, of which two may be claimed
+        await submit(broker, job("left"))
+        assert (await claim_one(broker, OTHER)).job == "left"
+        await broker.leave("w2")
+        heart = Heart(valkey.url, ONE, Timing())
+        heart.beat([], 1)
+        heart.close()
+        for number in range(3):
+            await submit(broker, job(f"j{number}"))
+        # then, where one stream also has what is held
+        streams = ["worker:w1:jobs", "ready:corolla/oracle:resumed", "ready:corolla/oracle:interactive"]
+        assert [valkey.client.xlen(f"{{p}}:{stream}") for stream in streams] == [1, 1, 3]
+        assert valkey.client.hget("{p}:waiting", "*") == b"2"
+        assert await broker.census([MODEL]) == (7, 6, 1, 0)
+        assert (await broker.overview([MODEL])).waiting == 6
+        # when one of them is claimed
+        assert (await claim_one(broker)).job == "left"
+        # then
+        assert await broker.census([MODEL]) == (7, 5, 1, 0)
+
+
 async def test_a_waiting_worker_is_woken(broker: Broker) -> None:
     waiting = asyncio.ensure_future(broker.claim(ONE, 4, 10_000))
     while not (await broker.live_workers([MODEL]))[MODEL]:
