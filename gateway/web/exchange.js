@@ -238,7 +238,7 @@ export class Exchange {
   }
 
   #fail(kind, detail) {
-    this.isOpen = false;
+    Object.assign(this, { session: null, isOpen: false }); // it ends with the socket, and may hold more than was read
     this.#rest();
     return [{ do: "hangup" }, { tell: "failed", kind, detail }];
   }

@@ -161,6 +161,10 @@ test("attempts end", () => {
     one.due();
   }
   assert.deepEqual(one.closed().at(-1), { tell: "failed", kind: "connection", detail: "" });
+  // whoever tries again then does so in a new session, with what was written once
+  assert.deepEqual(deeds(one.ask(task("Human: hi###Assistant: one"))), ["connect"]);
+  assert.equal(frames(one.connected())[0].type, "open_inference_session");
+  assert.equal(frames(one.received(OPENED))[0].inputs, "Human: hi###Assistant: one");
 });
 
 test("attempts do not count while the browser is offline, and begin anew with every word", () => {
