@@ -49,7 +49,6 @@ export class Exchange {
     this.seq = 0;
     this.text = "";
     this.attempts = 0;
-    this.wasLost = false;
     this.isStopping = false;
   }
 
@@ -72,7 +71,6 @@ export class Exchange {
     const { job, seq, text, held, ...session } = cursor;
     session.text = (task.prompt + text).slice(0, held);
     Object.assign(this, { task, session, job, seq, text });
-    this.wasLost = true;
     return this.#connect();
   }
 
@@ -110,7 +108,7 @@ export class Exchange {
     const news = this.attempts ? [{ tell: "back" }] : [];
     this.attempts = 0;
     if (reply.outputs) news.push({ tell: "text", text: reply.outputs, tokens: reply.token_count });
-    return reply.stop ? [...news, ...this.#stopped()] : news;
+    return reply.stop ? [...news, ...this.#stopped(reply)] : news;
   }
 
   /** The socket is gone, and not by our own doing. isOnline: so the attempt counts. */
@@ -121,7 +119,6 @@ export class Exchange {
       this.session = null; // it may hold more than was read
       return this.#end("cancelled");
     }
-    this.wasLost = true;
     if (!isOnline) this.attempts -= 1;
     return this.#again("connection", "");
   }
@@ -199,17 +196,18 @@ export class Exchange {
     return Math.min(LENGTHS.find((length) => length >= wanted) ?? longest, longest);
   }
 
-  /** The job is over: the answer as well, unless it was ended because we were away for too long. */
-  #stopped() {
+  /** The answer is over. kept: its session goes on; one that lacks the answer is of no use. */
+  #stopped({ reason, kept }) {
     const { chat, prompt } = this.task;
     const { text, stopped } = cutStop(this.text, chat);
+    const news = this.#end(reason === "cancelled" ? "cancelled" : "stopped");
+    if (!kept) {
+      Object.assign(this, { session: null, isOpen: false });
+      return [{ do: "hangup" }, ...news];
+    }
     // After an extra stop sequence the session goes on as if the model had written its own.
     this.session.text = prompt + (stopped ? text + chat.stop_token : text);
-    if (this.isStopping) return this.#end("cancelled");
-    if (stopped || !this.wasLost) return this.#end("stopped");
-    this.wasLost = false;
-    Object.assign(this, { job: this.newId(), seq: 0 });
-    return this.#generate();
+    return news;
   }
 
   #failed(detail) {

@@ -18,8 +18,13 @@ function task(prompt = "Human: hi###Assistant:", chat = CHAT) {
   return { model: "demo", chat, params: { do_sample: 0 }, prompt };
 }
 
-function reply(outputs, seq, stop = false) {
-  return { ok: true, outputs, seq, stop, token_count: 1, job_id: "job" };
+function reply(outputs, seq) {
+  return { ok: true, outputs, seq, stop: false, token_count: 1, job_id: "job" };
+}
+
+/** The last one of an answer. */
+function last(outputs, seq, reason = "stop", kept = true) {
+  return { ...reply(outputs, seq), stop: true, reason, kept };
 }
 
 function failure(traceback) {
@@ -58,12 +63,12 @@ test("a first question opens a session and is sent as a whole", () => {
     },
   ]);
   assert.deepEqual(one.received(reply(" Hi", 1)), [{ tell: "text", text: " Hi", tokens: 1 }]);
-  assert.deepEqual(news(one.received(reply("###", 2, true))), ["text", "ended"]);
+  assert.deepEqual(news(one.received(last("###", 2))), ["text", "ended"]);
 });
 
 test("a second question sends only what is new", () => {
   const one = writing(" Hi");
-  one.received(reply("###", 2, true));
+  one.received(last("###", 2));
   const [frame] = frames(one.ask(task("Human: hi###Assistant: Hi###Human: more###Assistant:")));
   assert.equal(frame.inputs, "Human: more###Assistant:");
   assert.equal(frame.job_id, "job-2");
@@ -71,21 +76,21 @@ test("a second question sends only what is new", () => {
 
 test("an extra stop sequence counts as the model's own", () => {
   const one = writing(" Hi");
-  one.received(reply("</s>", 2, true));
+  one.received(last("</s>", 2));
   const [frame] = frames(one.ask(task("Human: hi###Assistant: Hi###Human: more###Assistant:")));
   assert.equal(frame.inputs, "Human: more###Assistant:");
 });
 
 test("a question that does not follow on needs a new session", () => {
   const one = writing(" Hi");
-  one.received(reply("###", 2, true));
+  one.received(last("###", 2));
   assert.deepEqual(deeds(one.ask(task("Human: other###Assistant:"))), ["hangup", "connect"]);
   assert.equal(frames(one.connected())[0].type, "open_inference_session");
 });
 
 test("an idle socket that closes costs nothing", () => {
   const one = writing(" Hi");
-  one.received(reply("###", 2, true));
+  one.received(last("###", 2));
   assert.deepEqual(one.received(failure("TimeoutError: No message came for 300 s, so the session is closed")), []);
   assert.deepEqual(one.closed(), []);
   assert.deepEqual(one.ask(task("Human: hi###Assistant: Hi###Human: more###Assistant:")), [{ do: "connect" }]);
@@ -112,16 +117,52 @@ test("a connection lost before the first message sends the same job again", () =
   assert.equal(frame.inputs, "Human: hi###Assistant:");
 });
 
-test("an answer that was ended while nobody was there is gone on with", () => {
+test("an answer that was broken off while nobody was there is asked for again, from where it was", () => {
   const one = writing(" one");
   one.closed();
   one.due();
   one.connected();
-  one.received(reply(" two", 2));
-  const [frame] = frames(one.received(reply("", 3, true)));
+  const error = "RuntimeError: The stream was interrupted and cannot go on exactly; please send the request again";
+  assert.deepEqual(deeds(one.received(failure(error))), ["hangup", "wait"]);
+  one.due();
+  assert.equal(frames(one.connected())[0].type, "open_inference_session");
+  const [frame] = frames(one.received(OPENED));
   assert.equal(frame.job_id, "job-2");
-  assert.equal(frame.inputs, undefined);
-  assert.deepEqual(news(one.received(reply(" three###", 1, true))), ["text", "ended"]);
+  assert.equal(frame.inputs, "Human: hi###Assistant: one");
+  assert.deepEqual(news(one.received(last(" two###", 1))), ["back", "text", "ended"]);
+});
+
+test("an answer that ends without a stop sequence is whole, also after a lost connection", () => {
+  const one = writing(" one");
+  one.closed();
+  one.due();
+  one.connected();
+  assert.deepEqual(one.received(last(" two", 2)).at(-1), { tell: "ended", how: "stopped" });
+  const [frame] = frames(one.ask(task("Human: hi###Assistant: one two###Human: more###Assistant:")));
+  assert.equal(frame.inputs, "###Human: more###Assistant:");
+});
+
+test("an answer that somebody else stopped is not whole", () => {
+  const one = writing(" one");
+  assert.deepEqual(one.received(last("", 2, "cancelled")), [{ tell: "ended", how: "cancelled" }]);
+});
+
+test("an answer that was whole before it could be stopped is whole", () => {
+  const one = writing(" one");
+  one.stop();
+  assert.deepEqual(one.received(last("###", 2)).at(-1), { tell: "ended", how: "stopped" });
+});
+
+test("a session that did not keep its answer is left", () => {
+  const one = writing(" one");
+  one.stop();
+  assert.deepEqual(one.received(last("", 2, "cancelled", false)), [
+    { do: "hangup" },
+    { tell: "ended", how: "cancelled" },
+  ]);
+  assert.deepEqual(deeds(one.ask(task("Human: hi###Assistant: one"))), ["connect"]);
+  assert.equal(frames(one.connected())[0].type, "open_inference_session");
+  assert.equal(frames(one.received(OPENED))[0].inputs, "Human: hi###Assistant: one");
 });
 
 test("an expired session is made again, with what was written", () => {
@@ -197,7 +238,7 @@ test("a stopped answer keeps its session", () => {
   const one = writing(" one");
   assert.deepEqual(frames(one.stop()), [{ type: "cancel" }]);
   assert.deepEqual(one.stop(), []);
-  assert.deepEqual(one.received(reply(" two", 2, true)).at(-1), { tell: "ended", how: "cancelled" });
+  assert.deepEqual(one.received(last(" two", 2, "cancelled")).at(-1), { tell: "ended", how: "cancelled" });
   const [frame] = frames(one.ask(task("Human: hi###Assistant: one two")));
   assert.equal(frame.inputs, undefined);
 });
@@ -227,7 +268,7 @@ test("after a reload the answer goes on where it was read to", () => {
   assert.deepEqual(one.restore(task(), { ...cursor, text: " one two" }), [{ do: "connect" }]);
   assert.equal(frames(one.connected())[0].after, 2);
   one.received(reply(" three", 3));
-  one.received(reply("###", 4, true));
+  one.received(last("###", 4));
   const [frame] = frames(one.ask(task("Human: hi###Assistant: one two three###Human: more###Assistant:")));
   assert.equal(frame.inputs, "Human: more###Assistant:");
 });
@@ -261,7 +302,7 @@ test("a swarm that is away is tried again, with what was written", () => {
 
 test("a session that another page goes on with is left to it", () => {
   const one = writing(" Hi");
-  one.received(reply("###", 2, true));
+  one.received(last("###", 2));
   assert.deepEqual(one.part(), [{ do: "part" }]);
   assert.equal(one.session, null);
   assert.deepEqual(deeds(one.ask(task("Human: hi###Assistant: Hi###Human: more###Assistant:"))), ["connect"]);
