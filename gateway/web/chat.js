@@ -11,7 +11,7 @@ const SAVE_MS = 250;
 /**
  * Tells its listener what changed: "messages" (which there are), "text" (of the last one), "state".
  *
- * state: {phase: "idle" | "waiting" | "writing" | "lost", ahead, attempt, trouble}. speed: tokens per second, or 0.
+ * state: {phase: "idle" | "waiting" | "writing" | "lost", ahead, attempt (0: offline), trouble}. speed: tokens per second, or 0.
  */
 export class Chat {
   #store;
@@ -177,11 +177,16 @@ export class Chat {
   #hear(news) {
     if (news.tell === "text") this.#write(news);
     else if (news.tell === "asked") this.saveDraft();
-    else if (news.tell === "queued") this.#set({ phase: "waiting", ahead: news.ahead });
+    else if (news.tell === "queued") this.#queue(news.ahead);
     else if (news.tell === "lost") this.#set({ phase: "lost", attempt: news.attempt });
-    else if (news.tell === "back") this.#set({ phase: "writing" });
+    else if (news.tell === "back") this.#set({ phase: "waiting" });
     else if (news.tell === "ended") this.#finish(news.how);
     else this.#finish("failed", tell(news.kind, news.detail));
+  }
+
+  /** Word of an answer that is waited for; of one that is being written it says that it is still alive. */
+  #queue(ahead) {
+    if (ahead || this.state.phase !== "writing") this.#set({ phase: "waiting", ahead });
   }
 
   #write({ text, tokens }) {

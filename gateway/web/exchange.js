@@ -4,8 +4,8 @@
 // Actions: {do: "connect"} a new socket; {do: "hangup"} leave it, and its session ends; {do: "part"} leave it, while the
 // session lives on; {do: "send", frame}; {do: "wait", ms} then call due().
 // News for whoever asked: {tell: "asked"} there is a cursor to come back to, {tell: "text", text, tokens},
-// {tell: "queued", ahead}, {tell: "lost", attempt}, {tell: "back"}, {tell: "ended", how},
-// {tell: "failed", kind, detail}.
+// {tell: "queued", ahead}, {tell: "lost", attempt} (0: the browser is offline, which no attempt can change),
+// {tell: "back"}, {tell: "ended", how}, {tell: "failed", kind, detail}.
 
 import { cutStop } from "./prompt.js";
 import { kindOf } from "./trouble.js";
@@ -49,6 +49,8 @@ export class Exchange {
     this.seq = 0;
     this.text = "";
     this.attempts = 0;
+    this.pauses = 0;
+    this.isLost = false;
     this.isStopping = false;
   }
 
@@ -100,13 +102,14 @@ export class Exchange {
   received(reply) {
     if (!reply.ok) return this.#failed(reply.traceback ?? "");
     if (!this.task) return [];
-    if (this.phase === "opening") return this.#opened(reply);
-    if (reply.queued !== undefined) return [{ tell: "queued", ahead: reply.queued }];
-    if (reply.outputs === undefined) return [];
+    const news = this.isLost ? [{ tell: "back" }] : [];
+    this.isLost = false;
+    if (this.phase === "opening") return [...news, ...this.#opened(reply)];
+    if (reply.queued !== undefined) return [...news, { tell: "queued", ahead: reply.queued }];
+    if (reply.outputs === undefined) return news;
     this.text += reply.outputs;
     this.seq = reply.seq ?? this.seq;
-    const news = this.attempts ? [{ tell: "back" }] : [];
-    this.attempts = 0;
+    this.attempts = this.pauses = 0; // only words count as success: a gateway may take a question and break again
     if (reply.outputs) news.push({ tell: "text", text: reply.outputs, tokens: reply.token_count });
     return reply.stop ? [...news, ...this.#stopped(reply)] : news;
   }
@@ -119,8 +122,7 @@ export class Exchange {
       this.session = null; // it may hold more than was read
       return this.#end("cancelled");
     }
-    if (!isOnline) this.attempts -= 1;
-    return this.#again("connection", "");
+    return isOnline ? this.#again("connection", "") : this.#wait(0);
   }
 
   /** The time of {do: "wait"} is over. */
@@ -230,9 +232,16 @@ export class Exchange {
     this.attempts += 1;
     if (this.attempts > ATTEMPTS) return this.#fail(kind, detail);
     if (!this.session) Object.assign(this, { job: this.newId(), seq: 0 });
+    return this.#wait(this.attempts);
+  }
+
+  /** Come back after a pause. Pauses grow while browsers are offline as well, as some say so without being it. */
+  #wait(attempt) {
     this.phase = "waiting";
-    const ms = pauseMs(Math.max(this.attempts, 1), this.chance());
-    return [{ do: "hangup" }, { tell: "lost", attempt: this.attempts }, { do: "wait", ms }];
+    this.isLost = true;
+    this.pauses += 1;
+    const ms = pauseMs(this.pauses, this.chance());
+    return [{ do: "hangup" }, { tell: "lost", attempt }, { do: "wait", ms }];
   }
 
   #fail(kind, detail) {

@@ -26,6 +26,7 @@ export class Notice {
   #busy(chat) {
     const { phase, ahead, attempt } = chat.state;
     const { name } = chat.model.frontend;
+    if (phase === "lost" && !attempt) return "You are offline. The answer goes on when you are back.";
     if (phase === "lost") return `The connection is lost. Trying again (${attempt}) …`;
     if (phase === "writing") return speedOf(chat) || "Writing …";
     if (!chat.model.live_workers) {

@@ -126,10 +126,12 @@ test("an answer that was broken off while nobody was there is asked for again, f
   assert.deepEqual(deeds(one.received(failure(error))), ["hangup", "wait"]);
   one.due();
   assert.equal(frames(one.connected())[0].type, "open_inference_session");
-  const [frame] = frames(one.received(OPENED));
+  const opened = one.received(OPENED);
+  assert.deepEqual(news(opened), ["back", "asked"]);
+  const [frame] = frames(opened);
   assert.equal(frame.job_id, "job-2");
   assert.equal(frame.inputs, "Human: hi###Assistant: one");
-  assert.deepEqual(news(one.received(last(" two###", 1))), ["back", "text", "ended"]);
+  assert.deepEqual(news(one.received(last(" two###", 1))), ["text", "ended"]);
 });
 
 test("an answer that ends without a stop sequence is whole, also after a lost connection", () => {
@@ -208,17 +210,30 @@ test("attempts end", () => {
   assert.equal(frames(one.received(OPENED))[0].inputs, "Human: hi###Assistant: one");
 });
 
-test("attempts do not count while the browser is offline, and begin anew with every word", () => {
+test("while the browser is offline attempts do not count, but their pauses grow", () => {
   const one = writing(" one");
+  const pauses = [];
   for (let attempt = 1; attempt <= 3 * ATTEMPTS; attempt++) {
-    assert.deepEqual(news(one.closed(false)), ["lost"]);
+    const [hangup, lost, wait] = one.closed(false);
+    assert.deepEqual([hangup, lost], [{ do: "hangup" }, { tell: "lost", attempt: 0 }]);
+    pauses.push(wait.ms);
     one.due();
   }
+  assert.deepEqual(pauses.slice(0, 7), [250, 500, 1000, 2000, 4000, 8000, 8000]);
+  assert.deepEqual(one.closed()[1], { tell: "lost", attempt: 1 });
+});
+
+test("attempts begin anew with every word, but not with a connection alone", () => {
+  const one = writing(" one");
   one.closed();
   one.due();
   one.connected();
-  one.received(reply(" two", 2));
-  assert.equal(one.attempts, 0);
+  assert.deepEqual(news(one.received({ ok: true, queued: 2, outputs: "", stop: false })), ["back", "queued"]);
+  assert.deepEqual(one.closed()[1], { tell: "lost", attempt: 2 });
+  one.due();
+  one.connected();
+  assert.deepEqual(news(one.received(reply(" two", 2))), ["back", "text"]);
+  assert.deepEqual(one.closed(), [{ do: "hangup" }, { tell: "lost", attempt: 1 }, { do: "wait", ms: 250 }]);
 });
 
 test("pauses grow, up to a limit", () => {

@@ -174,7 +174,7 @@ async def test_offline_and_online_again(page: ChatPage, player: Player) -> None:
     await page.shows(page.answer, "one")
     # when
     await page.page.context.set_offline(True)
-    await page.shows(page.notice, "The connection is lost.")
+    await page.shows(page.notice, "You are offline. The answer goes on when you are back.")
     await answer.say(" two")
     await page.page.context.set_offline(False)
     # then
