@@ -4,7 +4,7 @@ import { protocols } from "./api-key.js";
 
 /** Close code of a client that means to come back; after 1000 the server would end session and answer. */
 const BACK_SOON = 4000;
-/** A server that was silent for this long may have gone without a word. Coming back costs it nothing. */
+/** A server that was silent for this long has gone without a word: it tells of an answer every 20 s. */
 const SILENCE_MS = 45_000;
 
 export class Line {
