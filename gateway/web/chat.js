@@ -113,18 +113,15 @@ export class Chat {
   }
 
   /** Go on with an answer that was under way when the page was left. */
-  resume(draft) {
-    const last = this.dialogue.messages.at(-1);
-    last.text = draft.before;
-    const task = this.#task(last.model);
-    last.text += draft.text;
-    if (!draft.cursor) {
-      this.#begin(this.#task(last.model)); // it was between two sessions
+  resume({ task, before, text, cursor }) {
+    this.dialogue.messages.at(-1).text = before + text;
+    if (!cursor) {
+      this.#begin({ ...task, prompt: task.prompt + text }); // it was between two sessions
       return;
     }
-    this.#before = draft.before;
+    this.#before = before;
     this.#set({ phase: "waiting" });
-    this.#line.perform(this.#exchange.restore(task, { ...draft.cursor, text: draft.text }));
+    this.#line.perform(this.#exchange.restore(task, { ...cursor, text }));
   }
 
   /** Keep the dialogue as it is now. */
@@ -149,8 +146,8 @@ export class Chat {
     this.#begin(this.#task());
   }
 
-  #task(model = this.dialogue.model) {
-    const { chat, key } = this.#models.find(model);
+  #task() {
+    const { chat, key } = this.model;
     const params = { ...chat.generation_params, ...this.dialogue.params };
     return { model: key, chat, params, prompt: promptOf(this.dialogue, chat) };
   }
@@ -167,11 +164,11 @@ export class Chat {
     this.save();
   }
 
-  /** What resume() needs: text and cursor belong together. */
+  /** What resume() needs: text and cursor belong together, and the task is what was asked, whatever was set since. */
   #draft() {
     if (!this.isBusy) return null;
     const text = this.dialogue.messages.at(-1).text.slice(this.#before.length);
-    return { before: this.#before, text, cursor: this.#exchange.cursor() };
+    return { task: this.#exchange.task, before: this.#before, text, cursor: this.#exchange.cursor() };
   }
 
   #hear(news) {

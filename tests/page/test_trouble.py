@@ -151,6 +151,32 @@ async def test_a_reload_in_mid_answer(page: ChatPage, player: Player) -> None:
     assert await page.text() == " one two three four"
 
 
+async def test_settings_that_are_changed_in_mid_answer_count_from_the_next_one_on(
+    page: ChatPage, player: Player
+) -> None:
+    # given
+    await page.ask("hi")
+    answer = await player.take()
+    prompt = answer.claim.request.prompt
+    await answer.say(" one")
+    await page.shows(page.answer, "one")
+    await page.set(system="Be brief.", temperature="0.25")
+    # when the page is left, and the answer has to be asked for again
+    await page.reload()
+    await answer.say(ending=JobFailed(Code.DISCONTINUITY, "The stream was interrupted and cannot go on exactly"))
+    # then
+    again = await player.take()
+    assert again.claim.request.prompt == f"{prompt} one"
+    assert again.claim.request.sampling.temperature == 0.6
+    await again.finish(" two###", reason=FinishReason.STOP)
+    await page.is_idle()
+    await page.ask("more")
+    more = await player.take()
+    assert str(more.claim.request.prompt).startswith("Be brief.###")
+    await more.finish(" three###", reason=FinishReason.STOP)
+    await page.is_idle()
+
+
 async def test_a_reload_before_the_first_word(page: ChatPage, player: Player) -> None:
     # given
     await page.ask("hi")
