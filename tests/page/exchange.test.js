@@ -296,14 +296,17 @@ test("a place in the queue is told", () => {
 
 for (const [kind, traceback] of Object.entries({
   capacity: "RuntimeError: The attention cache is full: try again",
-  "rate-limit": "RuntimeError: You have 500 requests waiting already, please try again later",
+  "waiting-limit": "RuntimeError: You have 500 requests waiting already, please try again later",
+  "rate-limit": "RuntimeError: You have used up what you may ask for in a minute, please try again later",
   busy: "ValueError: Too many opened inference sessions (max 1), please come back later",
-  late: "TimeoutError: The answer was not finished in time, please try again later",
   "no-model": "KeyError: 'gone'",
   other: "ValueError: `temperature` must be above 0",
 })) {
   test(`${kind} is told at once`, () => {
-    assert.deepEqual(news(writing().received(failure(traceback))), ["failed"]);
+    assert.deepEqual(writing(" one").received(failure(traceback)), [
+      { do: "hangup" },
+      { tell: "failed", kind, detail: traceback },
+    ]);
   });
 }
 

@@ -67,6 +67,16 @@ async def test_a_limit_is_told_and_what_was_asked_is_kept(
         await expect(page.button("Try again")).to_be_visible()
 
 
+@pytest.mark.parametrize("setting", ["requests_per_min", "tokens_per_min"])
+async def test_a_rate_is_told(browser: Browser, serve: Serve, player: Player, setting: str) -> None:
+    async with serve(**{setting: 1}) as gateway, chat_page(browser) as page, player.playing(" Yes.", "###"):
+        await page.open(gateway.url)
+        await page.ask("one")
+        await page.is_idle()
+        await page.ask("two")
+        await page.shows(page.page.get_by_role("alert"), "You have asked for as much as you may within a minute.")
+
+
 async def test_nobody_serves_the_model(browser: Browser, gateway: Served, broker: Broker) -> None:
     async with chat_page(browser) as page:
         await page.open(gateway.url)
