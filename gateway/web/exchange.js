@@ -19,7 +19,7 @@ const LONGEST_PAUSE_MS = 8000;
 /** How long a stopped answer may take to end before it is left behind. */
 const STOP_MS = 3000;
 /** Errors after which the same is tried again, in a new session. */
-const PASSING = new Set(["expired", "interrupted", "unreachable"]);
+const PASSING = new Set(["expired", "idle", "interrupted", "unreachable"]);
 
 /** The pause before that attempt, from 1; chance (0 .. 1) spreads those who lost their connection together. */
 export function pauseMs(attempt, chance) {
@@ -225,6 +225,7 @@ export class Exchange {
       return this.#anew();
     }
     if (kind === "late" && this.seq) return this.#anew();
+    if (kind === "late" && !this.text) return this.#fail("unserved", detail);
     return PASSING.has(kind) ? this.#again(kind, detail) : this.#fail(kind, detail);
   }
 

@@ -30,7 +30,7 @@ export class Notice {
     if (phase === "lost") return `The connection is lost. Trying again (${attempt}) …`;
     if (phase === "writing") return speedOf(chat) || "Writing …";
     if (!chat.model.live_workers) {
-      return `Nobody serves ${name} at the moment. Your question waits, and is answered as soon as somebody does.`;
+      return `Nobody serves ${name} at the moment. Your question waits for a while, in case somebody comes.`;
     }
     return ahead ? `In the queue: place ${ahead}` : "Thinking …";
   }

@@ -31,6 +31,7 @@ const TEXTS = {
   "waiting-limit": ["You have many questions waiting already.", "Let some of them be answered, then try again."],
   "rate-limit": ["You have asked for as much as you may within a minute.", "Please try again in a minute."],
   busy: ["Too many people are asking at the moment.", "Please try again in a minute."],
+  unserved: ["Nobody took your question in time.", "You can ask it again; it is kept."],
   late: ["The answer took too long.", "What was written so far is kept; you can let the model go on."],
   unreachable: ["The swarm cannot be reached at the moment.", "This has been tried several times. Please try again later."],
   "no-model": ["This model is not served here any more.", "Choose another one above, and try again."],

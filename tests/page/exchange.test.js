@@ -310,6 +310,30 @@ for (const [kind, traceback] of Object.entries({
   });
 }
 
+const LATE = "TimeoutError: The answer was not finished in time, please try again later";
+
+test("a question that nobody took in time is told as such", () => {
+  assert.equal(writing().received(failure(LATE)).at(-1).kind, "unserved");
+});
+
+test("an answer that takes too long is gone on with as long as something comes", () => {
+  const one = writing(" one");
+  assert.deepEqual(deeds(one.received(failure(LATE))), ["hangup", "connect"]);
+  one.connected();
+  assert.equal(frames(one.received(OPENED))[0].inputs, "Human: hi###Assistant: one");
+  assert.equal(one.received(failure(LATE)).at(-1).kind, "late");
+});
+
+test("a session that was idle when the question came is made again", () => {
+  const one = writing(" Hi");
+  one.received(last("###", 2));
+  one.ask(task("Human: hi###Assistant: Hi###Human: more###Assistant:"));
+  const idle = failure("TimeoutError: No message came for 300 s, so the session is closed");
+  assert.deepEqual(news(one.received(idle)), ["lost"]);
+  one.due();
+  assert.equal(frames(one.connected())[0].type, "open_inference_session");
+});
+
 test("a swarm that is away is tried again, with what was written", () => {
   const one = writing(" one");
   assert.deepEqual(deeds(one.received(failure("ConnectionError: The swarm does not answer"))), ["hangup", "wait"]);
