@@ -149,7 +149,7 @@ export class Chat {
   #task() {
     const { chat, key } = this.model;
     const params = { ...chat.generation_params, ...this.dialogue.params };
-    return { model: key, chat, params, prompt: promptOf(this.dialogue, chat) };
+    return { model: key, chat, params, prompt: promptOf(this.dialogue, chat), longest: this.#models.longestPrompt };
   }
 
   #begin(task) {

@@ -28,7 +28,8 @@ export function pauseMs(attempt, chance) {
 }
 
 /**
- * A task is {model, chat, params, prompt}: what to go on with, by which model, and how.
+ * A task is {model, chat, params, prompt, longest}: what to go on with, by which model, and how. longest: how many
+ * characters a call may bring.
  *
  * session: {id, model, maxLength, text}: text is all that the session holds, up to the job under way.
  * text: what came of the answer since it was asked for. seq: where its job's log was read up to.
@@ -182,9 +183,10 @@ export class Exchange {
   }
 
   #generate() {
-    const { model: _, chat, params, prompt } = this.task;
+    const { chat, params, prompt, longest } = this.task;
     this.phase = "writing";
     const inputs = (prompt + this.text).slice(this.session.text.length);
+    if (inputs.length > longest) return this.#fail("too-long", "");
     const stops = { stop_sequence: chat.stop_token, extra_stop_sequences: chat.extra_stop_sequences };
     const frame = { type: "generate", job_id: this.job, max_new_tokens: 1, ...params, ...stops };
     return [send(inputs ? { ...frame, inputs } : frame), { tell: "asked" }];
@@ -219,6 +221,7 @@ export class Exchange {
     this.session = null;
     if (!task) return [];
     if (this.isStopping) return this.#end("cancelled");
+    if (kind === "too-large") return this.#fail("too-long", detail);
     const tried = session?.maxLength ?? this.#length();
     if (kind === "too-long" && tried < task.chat.max_session_length) {
       task.tooShort = tried;

@@ -2,6 +2,7 @@
 
 const WORDS = [
   [/Maximum length exceeded/, "too-long"],
+  [/`inputs` has \d+ characters|^ValueError: A message may have at most/, "too-large"],
   [/attention cache is full/, "capacity"],
   [/Session .*(expired|does not exist)/, "expired"],
   [/cannot go on exactly/, "interrupted"],

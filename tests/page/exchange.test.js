@@ -191,6 +191,22 @@ test("a session that is too short is made again, longer, up to the longest", () 
   assert.deepEqual(one.task, null);
 });
 
+test("what is longer than a call may be is not sent", () => {
+  const one = exchange();
+  one.ask({ ...task("x".repeat(11)), longest: 10 });
+  one.connected();
+  assert.deepEqual(one.received(OPENED), [{ do: "hangup" }, { tell: "failed", kind: "too-long", detail: "" }]);
+});
+
+for (const refusal of [
+  "ValueError: `inputs` has 100001 characters, but at most 100000 are allowed",
+  "ValueError: A message may have at most 262144 bytes, but has 300000",
+]) {
+  test(`no longer session is tried after ${refusal}`, () => {
+    assert.deepEqual(writing().received(failure(refusal)).at(-1), { tell: "failed", kind: "too-long", detail: refusal });
+  });
+}
+
 test("a long dialogue asks for a long session at once", () => {
   const one = exchange();
   one.ask(task("x".repeat(3000)));
