@@ -188,7 +188,7 @@ export class Exchange {
     const inputs = (prompt + this.text).slice(this.session.text.length);
     if (inputs.length > longest) return this.#fail("too-long", "");
     const stops = { stop_sequence: chat.stop_token, extra_stop_sequences: chat.extra_stop_sequences };
-    const frame = { type: "generate", job_id: this.job, max_new_tokens: 1, ...params, ...stops };
+    const frame = { ...params, type: "generate", job_id: this.job, max_new_tokens: 1, ...stops };
     return [send(inputs ? { ...frame, inputs } : frame), { tell: "asked" }];
   }
 

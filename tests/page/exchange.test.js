@@ -66,6 +66,14 @@ test("a first question opens a session and is sent as a whole", () => {
   assert.deepEqual(news(one.received(last("###", 2))), ["text", "ended"]);
 });
 
+test("settings change nothing but the sampling", () => {
+  const one = exchange();
+  one.ask({ ...task(), params: { type: "cancel", job_id: "other", max_new_tokens: 99, top_k: 4 } });
+  one.connected();
+  const [frame] = frames(one.received(OPENED));
+  assert.deepEqual([frame.type, frame.job_id, frame.max_new_tokens, frame.top_k], ["generate", "job-1", 1, 4]);
+});
+
 test("a second question sends only what is new", () => {
   const one = writing(" Hi");
   one.received(last("###", 2));
