@@ -192,8 +192,11 @@ class App {
   }
 
   #listen() {
-    addEventListener("hashchange", () => location.hash !== "#question" && this.#open());
-    addEventListener("popstate", () => this.#open());
+    addEventListener("popstate", () => this.#open()); // also after a click on a chat, which changes but the hash
+    $(".skip").onclick = (event) => {
+      event.preventDefault(); // the hash names the chat
+      this.#composer.focus();
+    };
     addEventListener("pagehide", () => this.#chats.forEach((chat) => chat.saveDraft()));
     addEventListener("keydown", (event) => this.#key(event));
     setInterval(() => this.#chat.isBusy && this.#notice.show(this.#chat), SPEED_MS);

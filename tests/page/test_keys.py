@@ -11,8 +11,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 # What can be seen and used, and what has the focus, each as a name.
 USABLE = """() => Array.from(document.querySelectorAll('a[href], button, input, select, textarea, [tabindex="0"]'))
-  .filter(element => element.checkVisibility({ visibilityProperty: true }) && !element.disabled)
-  .filter(element => !element.matches(".skip"))"""
+  .filter(element => element.checkVisibility({ visibilityProperty: true }) && !element.disabled)"""
 FOCUS_RING = """element => {
   const { outlineStyle, outlineWidth, boxShadow } = getComputedStyle(element);
   const box = getComputedStyle(element.closest("form") ?? element);
@@ -43,6 +42,17 @@ async def test_everything_is_reached_and_seen_to_be(page: ChatPage, player: Play
         "(all, reached) => all.filter(each => !reached.has(each)).map(e => e.outerHTML)", reached
     )
     assert missed == []
+
+
+async def test_the_skip_link_leads_to_the_question_of_the_same_chat(page: ChatPage, player: Player) -> None:
+    async with player.playing(" Yes.", "###"):
+        await page.ask("hi")
+        await page.is_idle()
+    await page.page.locator(".skip").focus()
+    await page.page.keyboard.press("Enter")
+    await expect(page.question).to_be_focused()
+    await expect(page.answer).to_have_text("Yes.")
+    assert page.page.url.endswith(f"#{(await page.kept())[0]['id']}")
 
 
 async def test_a_dialogue_with_keys_alone(page: ChatPage, player: Player) -> None:
