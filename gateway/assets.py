@@ -34,6 +34,7 @@ CHAT = (
     "dialogue.js",
     "exchange.js",
     "highlighter.js",
+    "input-method.js",
     "line.js",
     "make.js",
     "markdown.js",

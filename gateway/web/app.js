@@ -6,6 +6,7 @@ import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { DialogueView } from "./dialogue-view.js";
 import { create, exported, imported, successor } from "./dialogue.js";
+import { isComposing } from "./input-method.js";
 import { iconOf, make } from "./make.js";
 import { ModelPicker } from "./model-picker.js";
 import { Models } from "./models.js";
@@ -34,7 +35,7 @@ class App {
   #notice = new Notice($("#notice"), { goOn: () => this.#goOn(), succeed: () => this.#succeed() });
   #picker = new ModelPicker(this.#models, $("#model"), $("#model-links"), (model) => this.#change({ model }));
   #settings = new Settings($("#settings"), (fields) => this.#change(fields));
-  #sidebar = new Sidebar($("#sidebar"), {
+  #sidebar = new Sidebar($("#sidebar"), $("#open-sidebar"), {
     rename: (dialogue, title) => this.#rename(dialogue, title),
     remove: (dialogue) => this.#remove(dialogue),
   });
@@ -89,7 +90,7 @@ class App {
     if (!named) this.#chats.delete(this.#chat.dialogue.id); // it is kept when something is asked
     this.#view.open(this.#chat);
     this.#showAll();
-    $("#sidebar").classList.remove("open");
+    this.#sidebar.close();
     this.#composer.focus();
   }
 
@@ -202,9 +203,7 @@ class App {
     setInterval(() => this.#chat.isBusy && this.#notice.show(this.#chat), SPEED_MS);
     $("#new").onclick = () => this.#renew();
     $("#open-settings").onclick = () => this.#settings.open(this.#chat.dialogue, this.#chat.model.chat.generation_params);
-    $("#open-sidebar").onclick = () => this.#toggleSidebar(true);
-    $("#close-sidebar").onclick = () => this.#toggleSidebar(false);
-    $("main").addEventListener("click", () => $("#sidebar").classList.remove("open"), { capture: true });
+    $("main").addEventListener("click", (event) => event.target.closest("#open-sidebar") || this.#sidebar.close());
     $("#export").onclick = () => this.#export();
     $("#import").onclick = () => $("#file").click();
     $("#file").onchange = () => this.#import();
@@ -218,20 +217,17 @@ class App {
   }
 
   #key(event) {
-    if (event.key === "Escape" && !$("#settings").open) {
-      if ($("#sidebar").classList.contains("open")) this.#toggleSidebar(false);
-      else this.#chat.stop();
-    }
+    if (event.key === "Escape" && !isComposing(event) && !$("dialog[open]")) this.#escape(event);
     if (event.key.toLowerCase() === "o" && event.ctrlKey && event.shiftKey) {
       event.preventDefault();
       this.#renew();
     }
   }
 
-  #toggleSidebar(isOpen) {
-    $("#sidebar").classList.toggle("open", isOpen);
-    $("#open-sidebar").ariaExpanded = String(isOpen);
-    $(isOpen ? "#new" : "#open-sidebar").focus();
+  #escape(event) {
+    if (event.target.type === "search" && event.target.value) return; // that is what the browser clears
+    if (this.#sidebar.isOpen) this.#sidebar.close();
+    else this.#chat.stop();
   }
 
   #export() {

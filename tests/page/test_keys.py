@@ -153,5 +153,50 @@ async def test_the_list_on_a_phone(page: ChatPage, player: Player) -> None:
     await expect(page.button("New chat")).to_be_focused()
     await keys.press("Escape")
     await expect(page.button("Chats")).to_be_focused()
+    await expect(page.button("Chats")).to_have_attribute("aria-expanded", "false")
     # what is not seen cannot be reached
     await expect(page.button("New chat")).not_to_be_visible()
+    # a click on the open chat leads to it
+    async with player.playing(" Yes.", "###"):
+        await page.ask("hi")
+        await page.is_idle()
+    await page.button("Chats").click()
+    await expect(page.button("Chats")).to_have_attribute("aria-expanded", "true")
+    await page.chats.get_by_role("link").click()
+    await expect(page.button("New chat")).not_to_be_visible()
+    await expect(page.button("Chats")).to_have_attribute("aria-expanded", "false")
+
+
+async def test_escape_stops_nothing_where_it_does_something_else(page: ChatPage, player: Player) -> None:
+    # given an answer that is being written
+    keys = page.page.keyboard
+    await page.ask("hi")
+    answer = await player.take()
+    await answer.say(" one")
+    await page.shows(page.answer, "one")
+    # when
+    await page.page.get_by_label("Search chats").fill("hi")
+    await keys.press("Escape")
+    await page.button("Settings of this chat").click()
+    await keys.press("Escape")
+    await page.page.evaluate(
+        "document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', isComposing: true, bubbles: true }))"
+    )
+    # then
+    await answer.say(" two")
+    await page.shows(page.answer, "one two")
+    assert not await answer.is_cancelled()
+    await answer.finish("###", reason=FinishReason.STOP)
+    await page.is_idle()
+
+
+async def test_a_click_elsewhere_ends_a_renaming_and_takes_the_focus(page: ChatPage, player: Player) -> None:
+    async with player.playing(" Yes.", "###"):
+        await page.ask("hi")
+        await page.is_idle()
+    await page.chats.hover()
+    await page.button("Rename hi").click()
+    await page.page.get_by_label("Title").fill("Better")
+    await page.question.click()
+    await expect(page.chats).to_have_text(["Better"])
+    await expect(page.question).to_be_focused()
