@@ -33,6 +33,7 @@ CHAT = (
     "dialogue-view.js",
     "dialogue.js",
     "exchange.js",
+    "graft.js",
     "highlighter.js",
     "input-method.js",
     "line.js",
@@ -52,7 +53,7 @@ CHAT = (
     "toast.js",
     "trouble.js",
 )
-STATUS = ("api-key.js", "block-chart.js", "make.js", "status.js", "theme-switch.js")
+STATUS = ("api-key.js", "block-chart.js", "graft.js", "make.js", "status.js", "theme-switch.js")
 OTHERS = (
     "base.css",
     "chat.css",
