@@ -48,6 +48,7 @@ CHAT = (
     "runs.js",
     "settings.js",
     "sidebar.js",
+    "speed.js",
     "store.js",
     "theme-switch.js",
     "toast.js",

@@ -4,6 +4,7 @@ import { entitle, newId } from "./dialogue.js";
 import { Exchange } from "./exchange.js";
 import { Line } from "./line.js";
 import { cutStop, promptOf, withoutStopBegin } from "./prompt.js";
+import { Speed } from "./speed.js";
 import { tell } from "./trouble.js";
 
 const SAVE_MS = 250;
@@ -21,9 +22,8 @@ export class Chat {
   #listener = () => {};
   #before = "";
   #saving = 0;
-  #tokens = 0;
-  #firstAt = 0;
-  #lastAt = 0;
+  #speed = new Speed();
+  #endedAt = 0;
 
   constructor(dialogue, store, models) {
     this.dialogue = dialogue;
@@ -42,8 +42,7 @@ export class Chat {
   }
 
   get speed() {
-    const seconds = (this.#lastAt - this.#firstAt) / 1000;
-    return this.#tokens > 1 && seconds > 0 ? (this.#tokens - 1) / seconds : 0;
+    return this.#speed.at(this.isBusy ? performance.now() : this.#endedAt);
   }
 
   get model() {
@@ -120,6 +119,7 @@ export class Chat {
       return;
     }
     this.#before = before;
+    this.#speed.begin(true);
     this.#set({ phase: "waiting" });
     this.#line.perform(this.#exchange.restore(task, { ...cursor, text }));
   }
@@ -157,7 +157,7 @@ export class Chat {
     this.#before = last.text;
     last.model = task.model;
     delete last.how;
-    this.#tokens = this.#firstAt = this.#lastAt = 0;
+    this.#speed.begin();
     this.#set({ phase: "waiting" });
     this.#listener("messages");
     this.#line.perform(this.#exchange.ask(task));
@@ -176,7 +176,7 @@ export class Chat {
     else if (news.tell === "asked") this.saveDraft();
     else if (news.tell === "queued") this.#queue(news.ahead);
     else if (news.tell === "lost") this.#set({ phase: "lost", attempt: news.attempt });
-    else if (news.tell === "back") this.#set({ phase: "waiting" });
+    else if (news.tell === "back") this.#comeBack();
     else if (news.tell === "ended") this.#finish(news.how);
     else this.#finish("failed", tell(news.kind, news.detail));
   }
@@ -186,11 +186,13 @@ export class Chat {
     if (ahead || this.state.phase !== "writing") this.#set({ phase: "waiting", ahead });
   }
 
+  #comeBack() {
+    this.#speed.begin(true);
+    this.#set({ phase: "waiting" });
+  }
+
   #write({ text, tokens }) {
-    const now = performance.now();
-    this.#firstAt ||= now;
-    this.#lastAt = now;
-    this.#tokens += tokens;
+    this.#speed.add(tokens, performance.now());
     this.dialogue.messages.at(-1).text += text;
     if (this.state.phase !== "writing") this.#set({ phase: "writing" });
     this.#listener("text");
@@ -201,6 +203,7 @@ export class Chat {
     const last = this.dialogue.messages.at(-1);
     last.text = cutStop(last.text, this.#models.find(last.model).chat).text;
     last.how = how;
+    this.#endedAt = performance.now();
     this.#set({ phase: "idle", trouble });
     this.#listener("messages");
     this.save();
