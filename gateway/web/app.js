@@ -29,10 +29,10 @@ class App {
   #view = new DialogueView($("#scroller"), $("#messages"), $("#latest"), this.#announcer, {
     edit: (index, text) => this.#replace(() => this.#chat.edit(index, text)),
     regenerate: (index) => this.#replace(() => this.#chat.regenerate(index)),
-    nameOf: (model) => this.#models.find(model).frontend.name,
+    nameOf: (model) => this.#models.nameOf(model),
   });
   #composer = new Composer($("#composer"), { send: (text) => this.#ask(text), stop: () => this.#chat.stop() });
-  #notice = new Notice($("#notice"), { goOn: () => this.#goOn(), succeed: () => this.#succeed() });
+  #notice = new Notice($("#notice"), this.#announcer, { goOn: () => this.#goOn(), succeed: () => this.#succeed() });
   #picker = new ModelPicker(this.#models, $("#model"), $("#model-links"), (model) => this.#change({ model }));
   #settings = new Settings($("#settings"), (fields) => this.#change(fields));
   #sidebar = new Sidebar($("#sidebar"), $("#open-sidebar"), {

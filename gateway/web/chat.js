@@ -49,10 +49,15 @@ export class Chat {
     return this.#models.find(this.dialogue.model);
   }
 
+  /** The model that writes the last answer, which may be another one than is chosen for the next. */
+  get writer() {
+    return this.#models.find(this.dialogue.messages.at(-1)?.model);
+  }
+
   /** The last answer as it may be shown: without a stop sequence, or the beginning of one. */
   get shown() {
     const text = this.dialogue.messages.at(-1)?.text ?? "";
-    return this.isBusy ? withoutStopBegin(text, this.#models.find(this.dialogue.messages.at(-1).model).chat) : text;
+    return this.isBusy ? withoutStopBegin(text, this.writer.chat) : text;
   }
 
   /** Ask something. */
@@ -201,7 +206,7 @@ export class Chat {
 
   #finish(how, trouble) {
     const last = this.dialogue.messages.at(-1);
-    last.text = cutStop(last.text, this.#models.find(last.model).chat).text;
+    last.text = cutStop(last.text, this.writer.chat).text;
     last.how = how;
     this.#endedAt = performance.now();
     this.#set({ phase: "idle", trouble });

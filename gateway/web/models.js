@@ -32,6 +32,11 @@ export class Models {
     return this.#byName.get(name) ?? this.#byName.get(this.#default);
   }
 
+  /** What people call the model; its key where it is not served any more. */
+  nameOf(name) {
+    return this.#byName.get(name)?.frontend.name || name || "Assistant";
+  }
+
   async #read() {
     const answer = await get("/api/v1/models");
     if (!answer.ok) throw new Error(`status ${answer.status}`);

@@ -122,7 +122,49 @@ async def test_the_focus_is_never_lost(page: ChatPage, player: Player) -> None:
 
 
 async def test_an_answer_is_read_out_by_sentences(page: ChatPage, player: Player) -> None:
-    # given what a screen reader would hear
+    await listen(page)
+    await page.ask("hi")
+    assert await heard(page, 1) == ["In the queue: place 1"]
+    answer = await player.take()
+    # when
+    await answer.say(" The *first* sentence.", " And half")
+    assert await heard(page, 2) == ["In the queue: place 1", "The  first  sentence."]
+    await answer.finish(" of another", "###", reason=FinishReason.STOP)
+    # then
+    assert await heard(page, 3) == ["In the queue: place 1", "The  first  sentence.", "And half of another"]
+    # and what follows begins anew, also in another chat
+    await page.button("New chat").click()
+    async with player.playing(" Short.", "###"):
+        await page.ask("and now")
+        await page.is_idle()
+    assert (await heard(page, 4))[3:] == ["Short."]
+
+
+async def test_what_happens_to_an_answer_is_read_out_once(page: ChatPage, player: Player) -> None:
+    page.complaints.gateway_may_be_away = True
+    await listen(page)
+    await page.ask("hi")
+    answer = await player.take()
+    await answer.say(" one")
+    await page.shows(page.answer, "one")
+    # when
+    await page.page.context.set_offline(True)
+    await heard(page, 1)
+    await page.page.context.set_offline(False)
+    await heard(page, 2)
+    await page.button("Stop").click()
+    await answer.until_cancelled()
+    await answer.finish(reason=FinishReason.CANCELLED)
+    # then
+    assert await heard(page, 3) == [
+        "You are offline. The answer goes on when you are back.",
+        "The connection is back.",
+        "one Stopped.",
+    ]
+
+
+async def listen(page: ChatPage) -> None:
+    """Keep what a screen reader would hear."""
     await page.page.evaluate(
         """() => {
           window.heard = [];
@@ -130,19 +172,13 @@ async def test_an_answer_is_read_out_by_sentences(page: ChatPage, player: Player
           new MutationObserver(() => window.heard.push(region.textContent)).observe(region, { childList: true });
         }"""
     )
-    await page.ask("hi")
-    answer = await player.take()
-    # when
-    await answer.say(" The *first* sentence.", " And half")
-    await page.page.wait_for_function("() => window.heard.length")
-    assert await page.page.evaluate("window.heard.map(text => text.trim())") == ["The  first  sentence."]
-    await answer.finish(" of another", "###", reason=FinishReason.STOP)
-    # then
-    await page.page.wait_for_function("() => window.heard.length > 1")
-    assert await page.page.evaluate("window.heard.map(text => text.trim())") == [
-        "The  first  sentence.",
-        "And half of another",
-    ]
+
+
+async def heard(page: ChatPage, count: int) -> list[str]:
+    """All that was to be heard, once it is so much."""
+    await page.page.wait_for_function(f"() => window.heard.length >= {count}")
+    found: list[str] = await page.page.evaluate("window.heard.map(text => text.trim())")
+    return found
 
 
 async def test_the_list_on_a_phone(page: ChatPage, player: Player) -> None:
