@@ -74,7 +74,10 @@ class App {
     const chat = this.#chats.get(id);
     if (dialogue && chat) chat.adopt(dialogue);
     else if (dialogue) this.#keep(dialogue);
-    else if (chat && !chat.isBusy) this.#forget(chat);
+    else if (chat) {
+      chat.leave();
+      this.#forget(chat);
+    }
     this.#list();
   }
 
