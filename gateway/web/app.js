@@ -15,7 +15,7 @@ import { Settings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { Store } from "./store.js";
 import { bindTheme } from "./theme-switch.js";
-import { toast } from "./toast.js";
+import { hideToast, toast } from "./toast.js";
 
 const SPEED_MS = 500;
 const $ = (selector) => document.querySelector(selector);
@@ -25,6 +25,7 @@ class App {
   #store;
   #chats = new Map();
   #chat;
+  #hasComplained = false;
   #announcer = new Announcer($("#announcer"));
   #view = new DialogueView($("#scroller"), $("#messages"), $("#latest"), this.#announcer, {
     edit: (index, text) => this.#replace(() => this.#chat.edit(index, text)),
@@ -44,12 +45,13 @@ class App {
     this.#decorate();
     this.#store = await Store.open();
     await this.#models.watch();
-    for (const dialogue of await this.#store.all()) this.#keep(dialogue);
+    const { chats, drafts } = await this.#store.all();
+    for (const dialogue of chats) this.#keep(dialogue);
     this.#models.listen(() => this.#showModel());
     $("#forget-key").hidden = !hasKey();
     this.#listen();
-    this.#store.listen((id) => this.#adopt(id));
-    await this.#resumeAll();
+    this.#store.listen((id) => this.#adopt(id), () => this.#complain());
+    for (const { id, draft } of drafts) this.#chats.get(id)?.resume(draft);
     this.#open();
     document.documentElement.dataset.ready = "";
   }
@@ -61,16 +63,16 @@ class App {
     return chat;
   }
 
-  async #resumeAll() {
-    for (const chat of this.#chats.values()) {
-      const { draft } = await this.#store.find(chat.dialogue.id);
-      if (draft) chat.resume(draft);
-    }
+  /** Tell once that nothing more is kept. */
+  #complain() {
+    if (this.#hasComplained) return;
+    this.#hasComplained = true;
+    toast("This browser has no room left for your chats: what follows is lost when you leave. You can export them.");
   }
 
   /** Another page of this browser kept the chat, or forgot it. */
   async #adopt(id) {
-    const { chat: dialogue } = await this.#store.find(id);
+    const dialogue = await this.#store.find(id);
     const chat = this.#chats.get(id);
     if (dialogue && chat) chat.adopt(dialogue);
     else if (dialogue) this.#keep(dialogue);
@@ -107,6 +109,7 @@ class App {
   }
 
   #ask(text) {
+    hideToast(); // an Undo of what was before would take back this as well
     const { dialogue } = this.#chat;
     const isNew = !this.#chats.has(dialogue.id);
     this.#chats.set(dialogue.id, this.#chat);
@@ -149,10 +152,10 @@ class App {
 
   #remove(dialogue) {
     const chat = this.#chats.get(dialogue.id);
-    chat.leave();
-    this.#store.remove(dialogue.id);
     this.#forget(chat);
     this.#list();
+    // Other pages know before they hear that the answer is over, which they would keep.
+    this.#store.remove(dialogue.id).then(() => chat.leave());
     toast("The chat is deleted.", "Undo", () => {
       this.#chats.set(dialogue.id, chat);
       chat.save();
@@ -247,10 +250,10 @@ class App {
     $("#file").value = "";
     try {
       const dialogues = imported(await file.text());
-      await Promise.all(dialogues.map((dialogue) => this.#store.save(dialogue)));
+      const areKept = await Promise.all(dialogues.map((dialogue) => this.#store.save(dialogue)));
       for (const dialogue of dialogues) this.#keep(dialogue);
       this.#list();
-      toast(`${dialogues.length} ${dialogues.length === 1 ? "chat is" : "chats are"} imported.`);
+      if (areKept.every(Boolean)) toast(`${dialogues.length} ${dialogues.length === 1 ? "chat is" : "chats are"} imported.`);
     } catch (error) {
       if (!(error instanceof SyntaxError || error instanceof TypeError)) throw error;
       toast("This file holds no exported chats.");

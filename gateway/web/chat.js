@@ -101,8 +101,9 @@ export class Chat {
     this.#line.perform(this.#exchange.stop());
   }
 
-  /** Drop the answer under way without a word. */
+  /** Drop the answer under way without a word. It can be gone on with. */
   leave() {
+    if (this.isBusy) this.dialogue.messages.at(-1).how = "cancelled";
     this.#line.perform(this.#exchange.leave());
     this.#set({ phase: "idle" });
   }

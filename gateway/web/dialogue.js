@@ -44,6 +44,7 @@ export function successor(dialogue) {
 
 /** Whether all these words are in the title or a message. */
 export function matches(dialogue, words) {
+  if (!words.length) return true;
   const texts = [dialogue.title, ...dialogue.messages.map((message) => message.text)].join("\n").toLowerCase();
   return words.every((word) => texts.includes(word.toLowerCase()));
 }

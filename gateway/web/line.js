@@ -13,13 +13,12 @@ export class Line {
   #socket = null;
   #timer = 0;
   #silence = 0;
+  #isWatching = false;
 
   /** tell: hears the exchange's news. */
   constructor(exchange, tell) {
     this.#exchange = exchange;
     this.#tell = tell;
-    addEventListener("online", () => this.perform(exchange.online()));
-    addEventListener("offline", () => this.#drop());
   }
 
   /** Do these actions, in order. */
@@ -41,6 +40,7 @@ export class Line {
 
   #connect() {
     this.#hangUp();
+    this.#watch();
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     const socket = new WebSocket(`${scheme}//${location.host}/api/v2/generate`, protocols());
     const heard = (take) => (event) => {
@@ -53,6 +53,14 @@ export class Line {
     socket.onclose = heard(() => this.#lose());
     this.#socket = socket;
     this.#listen();
+  }
+
+  /** Hear of the network, from the first connection on: most chats are only looked at. */
+  #watch() {
+    if (this.#isWatching) return;
+    this.#isWatching = true;
+    addEventListener("online", () => this.perform(this.#exchange.online()));
+    addEventListener("offline", () => this.#drop());
   }
 
   #listen() {
