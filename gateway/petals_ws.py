@@ -19,7 +19,7 @@ from gateway.petals_replies import Replies, Reply
 from gateway.petals_words import failure, not_public, session_not_found
 from shared.catalog import Catalog, Model
 from shared.errors import Code, CorollaError, InvalidField
-from shared.messages import JobFailed, JobRequest, LogEntry
+from shared.messages import FinishReason, JobFailed, JobFinished, JobRequest, LogEntry
 
 MAX_QUEUED_FRAMES = 64
 MAX_QUEUED_BYTES = 1 << 20
@@ -261,22 +261,22 @@ class Dialogue:
         while self._line and not self.busy and not self.closed:
             message, _ = self._line.popleft()
             if message is _CANCELLED:
-                actions.append(_send({"ok": True, "outputs": "", "stop": True, "token_count": 0}))
+                content = {"ok": True, "outputs": "", "stop": True, "token_count": 0}
+                actions.append(_send({**content, **_told(JobFinished(FinishReason.CANCELLED))}))
             else:
                 actions += self._handle(message)
         return actions
 
     def _reply(self, reply: Reply) -> Send:
-        return _send(
-            {
-                "ok": True,
-                "outputs": reply.outputs,
-                "stop": reply.stop,
-                "token_count": reply.token_count,
-                "job_id": self._job,
-                "seq": reply.seq,
-            }
-        )
+        content: dict[str, object] = {
+            "ok": True,
+            "outputs": reply.outputs,
+            "stop": reply.ending is not None,
+            "token_count": reply.token_count,
+            "job_id": self._job,
+            "seq": reply.seq,
+        }
+        return _send(content if reply.ending is None else {**content, **_told(reply.ending)})
 
     def _fail(self, error: CorollaError) -> list[Action]:
         self.closed, self.interrupted = True, error.code in (Code.BROKER, Code.DISCONTINUITY)
@@ -292,6 +292,11 @@ def session_length(fields: Fields, model: Model) -> int | None:
         message = f"`max_length` must be at most {longest} for {model.key}, but is {max_length}"
         raise InvalidField("max_length", message)
     return max_length
+
+
+def _told(ending: JobFinished) -> dict[str, object]:
+    """What the last reply of an answer tells besides."""
+    return {"reason": ending.reason, "kept": ending.kept}
 
 
 def _send(content: dict[str, object]) -> Send:

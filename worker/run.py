@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from shared.errors import Code, CorollaError
@@ -170,6 +171,8 @@ class Run:
     def finish(self, ending: Ending, commit: SessionCommit | None) -> None:
         """End the job: this goes to the client."""
         self.ended = True
+        if isinstance(ending, JobFinished) and commit and self.session:
+            ending = msgspec.structs.replace(ending, kept=True)
         self.outbox.finish(ending, commit)
         self.outcome = ending.code if isinstance(ending, JobFailed) else ending.reason
         self._metrics.ended.labels(self._model, self.outcome).inc()

@@ -61,7 +61,16 @@ async def test_tokens_come_as_they_are_made(gateway: Served, player: Player) -> 
         await performance.finish("###", reason=FinishReason.STOP)
         last = await socket.receive()
     job = performance.claim.job
-    assert last == {"ok": True, "outputs": "###", "stop": True, "token_count": 1, "job_id": job, "seq": 3}
+    assert last == {
+        "ok": True,
+        "outputs": "###",
+        "stop": True,
+        "token_count": 1,
+        "job_id": job,
+        "seq": 3,
+        "reason": "stop",
+        "kept": True,
+    }
 
 
 async def test_two_turns_in_a_session(gateway: Served, player: Player) -> None:
