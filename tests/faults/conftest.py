@@ -163,7 +163,7 @@ async def running_stack(
     slots: int = 32,
     lease_s: float = LEASE_S,
     oddities: Sequence[str] = (),
-    **settings: int | float,
+    **settings: str | int | float,
 ) -> AsyncIterator[Stack]:
     """All of it, ready, with these settings of the gateways; in the end nothing may be left in the broker.
 
