@@ -145,12 +145,12 @@ class Run:
                 request,
                 self._hub.gateway,
                 left_ms,
-                tenant=order.tenant,
+                tenant=order.caller.tenant,
+                user=order.user,
                 priority=order.priority,
                 session=order.session,
                 note=order.note,
                 account=order.caller.account,
-                payer=order.caller.payer,
             )
             return await self._broker.submit(submission, bounds)
 
@@ -280,7 +280,7 @@ def _log_end(run: Run, seconds: float) -> None:
         job=order.job,
         session=order.session,
         model=order.request and order.request.model,
-        tenant=order.tenant,
+        tenant=order.caller.tenant,
         prompt_chars=len(order.request.prompt or "") if order.request else None,
         tokens=run.tokens,
         outcome=run.outcome,

@@ -11,7 +11,6 @@ from gateway.callers import caller_of
 from gateway.errors import failure_answer
 from gateway.gateway import Gateway, new_id
 from gateway.openai_words import failure_for, failure_of, no_worker
-from gateway.orders import Caller
 from gateway.patience import BRIEF_S, patiently
 from shared.broker import INTERRUPTED
 from shared.errors import CorollaError
@@ -27,9 +26,9 @@ async def require_worker(gateway: Gateway, model: str) -> None:
         raise no_worker(model)
 
 
-def tenant_of(caller: Caller, user: str | None) -> str:
-    """Whose turn in the queue a job takes: the caller's, and the user's whom it names."""
-    return f"{caller.payer} {ascii(user)[1:-1][:MAX_USER_CHARS]}" if user else caller.payer
+def user_of(user: str | None) -> str:
+    """The user whom a request names, for the queue."""
+    return ascii(user or "")[1:-1][:MAX_USER_CHARS]
 
 
 def job_ids(first: str, count: int) -> list[str]:

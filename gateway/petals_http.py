@@ -75,7 +75,7 @@ class PetalsHttp:
             model = self._public((await self._find_session(session, caller)).model)
             if named is not None and self._rules.catalog.find(named) is not model:
                 raise InvalidField("model", f"The session is one of {model.key}, not of {named[:200]}")
-        order = Order(new_id(), http_request(call, model.key), session, tenant=caller.payer, caller=caller)
+        order = Order(new_id(), http_request(call, model.key), session, caller=caller)
         return {"ok": True, "outputs": await self._outputs(order)}
 
     async def _outputs(self, order: Order) -> str:

@@ -159,7 +159,7 @@ class _Conversation:
 
     def _order(self, job: str, session: str, request: JobRequest | None, after: int) -> Order:
         caller, dialogue = self._caller, self._dialogue
-        return Order(job, request, session, caller.payer, after, dialogue.resumable, dialogue.progress, caller=caller)
+        return Order(job, request, session, "", after, dialogue.resumable, dialogue.progress, caller=caller)
 
     async def _answer(self, order: Order) -> None:
         try:

@@ -85,6 +85,7 @@ class Broker:
             job.request.model,
             job.priority,
             job.tenant,
+            job.user,
             job.session or "",
             job.deadline_ms,
             self.timing.orphan_ms,
@@ -93,7 +94,6 @@ class Broker:
             bounds.total,
             job.note,
             job.account,
-            job.payer,
             bounds.requests_per_min,
             bounds.tokens_per_min,
         )

@@ -8,7 +8,7 @@ from shared.messages import Ending, JobRequest, LogEntry, Token
 
 class Busy(CorollaError):
     """A job was refused: its tenant (TENANT_BUSY) or everybody (BUSY) has `depth` jobs waiting already, or it came too
-    soon after others of its payer (RATE).
+    soon after others of its tenant (RATE).
 
     wait_ms: until another attempt may do: how long the jobs before it take, by the mean time of the last ones; 0 where
     that is not known.
@@ -27,7 +27,7 @@ class Busy(CorollaError):
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Jobs that may wait at once, of one tenant and of all; what one payer may ask for and be given in a minute, where
+    """Jobs that may wait at once, of one tenant and of all; what one tenant may ask for and be given in a minute, where
     0 is any number."""
 
     tenant: int = 256
@@ -39,19 +39,22 @@ class Bounds:
 @dataclasses.dataclass(frozen=True)
 class Submission:
     """A job to accept. id: 32 hex digits, chosen by the gateway; deadline_ms: from now. note: for whoever finds the job
-    by its id, at any gateway, as long as it is known. account: whose it is, where callers have accounts; payer: whose
-    rates it counts for."""
+    by its id, at any gateway, as long as it is known. account: whose it is, where callers have accounts.
+
+    tenant: who takes turns with other tenants, and whose bounds and rates it counts for; has no spaces. user: who takes
+    turns with the tenant's other users within these.
+    """
 
     id: str
     request: JobRequest
     gateway: str
     deadline_ms: int
     tenant: str = "-"
+    user: str = ""
     priority: str = "interactive"
     session: str | None = None
     note: bytes = b""
     account: str = ""
-    payer: str = "-"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,12 +80,17 @@ touch_worker(worker, models, ARGV[4], free, ARGV[6])
 for i = 14, #ARGV, 3 do
   start(ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
-read(KEYS[2])
+local streams = {}
 for model in string.gmatch(models, '%S+') do
   promote(model)
   for _, lane in ipairs(LANES) do
-    read(ready_key(model, lane))
+    streams[#streams + 1] = ready_key(model, lane)
   end
+end
+-- Dialogues that come back, and all others, are first in turn: neither may take every slot.
+table.insert(streams, redis.call('HINCRBY', KEYS[1], 'round', 1) % 2 == 0 and 1 or #streams + 1, KEYS[2])
+for _, stream in ipairs(streams) do
+  read(stream)
 end
 redis.call('HSET', KEYS[1], 'free', math.max(free - #claims, 0))
 return claims

@@ -112,7 +112,7 @@ class Protocol(RuleBasedStateMachine):
     )
     def submit(self, name: str, tenant: str, priority: str, session: str | None, total: int) -> None:
         request = JobRequest(model=MODEL, sampling=SamplingParams(seed=7), prompt="hi", max_new_tokens=3)
-        submission = Submission(name, request, "g1", HOUR_MS, tenant, priority, session)
+        submission = Submission(name, request, "g1", HOUR_MS, tenant, priority=priority, session=session)
         waiting = self.keyspace.waiting()
         try:
             status = self.run(self.broker.submit(submission, Bounds(2, total)))

@@ -456,6 +456,101 @@ async def test_batch_jobs_wait_for_interactive_ones(broker: Broker) -> None:
     assert [claim.job for claim in await broker.claim(ONE, 9, 0)] == ["soon", "late"]
 
 
+async def test_batch_jobs_that_lie_ready_do_not_hold_up_interactive_ones(broker: Broker) -> None:
+    # given a worker with two slots, both taken by batch jobs, of which more lie ready for it
+    who = Registration("w1", (MODEL,), 2)
+    assert await broker.claim(who, 2, 0) == []
+    for number in range(6):
+        await submit(broker, Submission(f"late{number}", REQUEST, "g1", 60_000, priority="batch"))
+    assert [claim.job for claim in await broker.claim(who, 2, 0)] == ["late0", "late1"]
+    # when an interactive one comes
+    await submit(broker, job("soon"))
+    # then it is the next
+    assert [claim.job for claim in await broker.claim(who, 1, 0)] == ["soon"]
+
+
+async def test_users_take_turns_within_their_tenants_turns(broker: Broker, valkey: Valkey) -> None:
+    for name, tenant, user in (("x1", "x", "a"), ("x2", "x", "a"), ("x3", "x", "b"), ("y1", "y", ""), ("y2", "y", "")):
+        await submit(broker, dataclasses.replace(job(name, tenant=tenant), user=user))
+    assert valkey.client.hgetall("{p}:waiting") == {b"x": b"3", b"y": b"2", b"*": b"5"}
+    assert [claim.job for claim in await broker.claim(ONE, 9, 0)] == ["x1", "y1", "x3", "y2", "x2"]
+    assert valkey.client.exists("{p}:waiting", "{p}:ring:corolla/oracle:interactive") == 0
+    assert list(valkey.client.scan_iter("{p}:ring*")) == []
+
+
+async def test_a_tenant_with_many_users_is_one_tenant(broker: Broker) -> None:
+    bounds = Bounds(tenant=2, total=10)
+    for number in range(2):
+        submission = dataclasses.replace(job(f"j{number}", tenant="x"), user=str(number))
+        assert await broker.submit(submission, bounds) == "accepted"
+    with pytest.raises(Busy, match="You have 2 requests waiting"):
+        await broker.submit(dataclasses.replace(job("j2", tenant="x"), user="2"), bounds)
+
+
+async def _own(broker: Broker, who: Registration, *names: str) -> None:
+    """Sessions that this worker owns."""
+    for name in names:
+        await broker.open_session(name, MODEL, 64, 60_000, 9)
+        await submit(broker, job(f"{name}-0", name))
+        await append(broker, await claim_one(broker, who), 1, (A,), DONE)
+
+
+async def test_turns_of_sessions_are_bounded_like_all_jobs(broker: Broker) -> None:
+    # given a worker without a free slot, that owns sessions
+    await _own(broker, ONE, "s1", "s2", "s3")
+    await submit(broker, job("j"))
+    assert [claim.job for claim in await broker.claim(dataclasses.replace(ONE, slots=1), 1, 0)] == ["j"]
+    # when they go on
+    bounds = Bounds(tenant=2, total=9)
+    for name in ("s1", "s2"):
+        assert await broker.submit(job(f"{name}-1", name), bounds) == "accepted"
+    with pytest.raises(Busy, match="You have 2 requests waiting"):
+        await broker.submit(job("s3-1", "s3"), bounds)
+
+
+async def test_sessions_that_go_on_do_not_take_every_slot(broker: Broker) -> None:
+    # given a worker with one slot, and three sessions that it owns, each of which goes on whenever its turn has ended
+    who = Registration("w1", (MODEL,), 1)
+    sessions = ("s1", "s2", "s3")
+    await _own(broker, who, *sessions)
+    for name in sessions:
+        await submit(broker, job(f"{name}-1", name, tenant="x"))
+    # when somebody else asks
+    await submit(broker, job("other", tenant="y"))
+    claimed = []
+    for turn in range(2, 8):
+        claim = await claim_one(broker, who)
+        claimed.append(claim.job)
+        await append(broker, claim, 1, (A,), DONE)
+        if claim.session:
+            await submit(broker, job(f"{claim.session.id}-{turn}", claim.session.id, tenant="x"))
+    # then it has its turn after those that came before it
+    assert claimed.index("other") == 3, claimed
+
+
+async def test_a_session_goes_on_elsewhere_where_its_worker_is_full(broker: Broker) -> None:
+    await _own(broker, ONE, "s1")
+    await submit(broker, job("j"))
+    assert [claim.job for claim in await broker.claim(dataclasses.replace(ONE, slots=1), 1, 0)] == ["j"]
+    assert await broker.claim(OTHER, 4, 0) == []
+    await submit(broker, job("s1-1", "s1"))
+    assert [claim.job for claim in await broker.claim(OTHER, 4, 0)] == ["s1-1"]
+
+
+async def test_a_slot_is_free_as_soon_as_its_answer_has_ended(broker: Broker, valkey: Valkey) -> None:
+    await submit(broker, job("j1"))
+    claim = await claim_one(broker, Registration("w1", (MODEL,), 1))
+    assert valkey.client.hget("{p}:worker:w1", "free") == b"0"
+    await append(broker, claim, 1, (A,), DONE)
+    assert valkey.client.hget("{p}:worker:w1", "free") == b"1"
+    # but a worker that is gone does not come to life by that
+    await submit(broker, job("j2"))
+    claim = await claim_one(broker, Registration("w1", (MODEL,), 1))
+    valkey.client.delete("{p}:worker:w1")
+    await append(broker, claim, 1, (A,), DONE)
+    assert valkey.client.exists("{p}:worker:w1") == 0
+
+
 async def test_ready_streams_hold_at_most_twice_the_free_slots(broker: Broker, valkey: Valkey) -> None:
     assert await broker.claim(Registration("w1", (MODEL,), 2), 2, 0) == []
     for number in range(10):
