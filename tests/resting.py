@@ -1,7 +1,7 @@
 """What the broker may hold while nothing is under way."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import redis
@@ -27,7 +27,7 @@ def leftovers(client: "redis.Redis", workers: Iterable[Worker]) -> set[str]:
     return found
 
 
-def _is_at_rest(client: Any, name: str, living: Collection[str]) -> bool:
+def _is_at_rest(client: Any, name: str, living: set[str]) -> bool:
     if owner := WORKERS.fullmatch(name):
         return owner["name"] in living
     if name == "{p}:workers":
