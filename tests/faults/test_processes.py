@@ -6,14 +6,19 @@ import itertools
 import random
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
+from tests.dialogue import dialogue
+from tests.faults.asker import Asker
 from tests.faults.conftest import BUSY, FULL, LEASE_S, SILENCE_S, Stack, Tell, running_stack, start
 from tests.faults.reader import Reader, check, quantile, reading, spread
 from tests.services import Gateway, Worker
 from tests.waiting import until_async
+from worker.oracle_backend import text
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1500)]
 
@@ -118,18 +123,53 @@ async def test_a_hundred_clients_go_on_at_another_gateway(tmp_path: Path, tell: 
         await start(stack)
 
 
+async def _stay(gateway: Gateway, seed: int, tokens: int) -> str:
+    """The text of an answer over a socket that cannot come back, which is closed with 1012 after it."""
+    async with dialogue(gateway.ws_url, ping_interval=None) as socket:
+        await socket.open(max_length=1000)
+        said = await socket.text(inputs="hi", max_new_tokens=tokens, seed=seed)
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.receive()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+    return said
+
+
+async def _whole(asker: Asker, seed: int, tokens: int) -> str:
+    """The text of an answer in one piece."""
+    assert (await asker.ask(seed, tokens)).exact
+    return text(seed, 0, tokens)
+
+
+@contextlib.asynccontextmanager
+async def _answers_that_cannot_move(stack: Stack, gateway: Gateway, tokens: int) -> AsyncIterator[None]:
+    """Some of every kind begin at this gateway before the block, and must end there, in the block."""
+    before = sum(len(jobs) for jobs in stack.owned().values())
+    async with Asker(gateway.url) as asker, asyncio.TaskGroup() as group:
+        kinds = (partial(_stay, gateway), partial(_whole, asker), asker.stream_text)
+        asked = {seed: group.create_task(kinds[seed % len(kinds)](seed, tokens)) for seed in range(15)}
+        await until_async(lambda: sum(len(jobs) for jobs in stack.owned().values()) >= before + len(asked))
+        yield
+        said = {seed: await task for seed, task in asked.items()}
+    assert said == {seed: text(seed, 0, tokens) for seed in asked}
+
+
 async def test_services_are_told_to_leave_under_load(stack: Stack, tell: Tell) -> None:
-    """SIGTERM: out within 30 s, sockets closed with 1012, no answer lost and no attempt counted."""
-    readers = stack.readers(20, 300)
+    """SIGTERM: out within 30 s, sockets closed with 1012, no answer lost and no attempt counted. What can go on at
+    another gateway does; all else is answered first."""
+    readers = stack.readers(20, 400)
     async with reading(readers, position=20):
-        for service in (stack.workers[0], stack.gateways[0], stack.workers[1], stack.gateways[1]):
-            await _leave_and_come_back(service)
+        for worker, gateway in zip(stack.workers, stack.gateways, strict=True):
+            await _leave_and_come_back(worker)
+            async with _answers_that_cannot_move(stack, gateway, 100):
+                await _leave_and_come_back(gateway)
     assert {code for reader in readers for code in reader.codes} == {1012}
     longest = max(reader.silence_s for reader in readers)
     tell(f"longest silence {longest:.2f} s")
     assert longest < LEASE_S
-    stalls = [stack.valkey.client.hget(f"{{p}}:job:{reader.job}", "stalls") for reader in readers]
-    assert stalls == [b"0"] * len(readers)
+    jobs = list(stack.valkey.client.scan_iter("{p}:job:*"))
+    assert len(jobs) == len(readers) + 15 * len(stack.gateways)
+    assert {stack.valkey.client.hget(job, "stalls") for job in jobs} == {b"0"}
 
 
 async def _leave_and_come_back(service: Worker | Gateway) -> None:
