@@ -96,5 +96,10 @@ class Keyspace:
         raw = self._client.hget(self._keys.session(session), "running")
         return None if raw is None else str(raw, "ascii")
 
+    def owner_of(self, session: str) -> str | None:
+        """The worker that owns a session."""
+        raw = self._client.hget(self._keys.session(session), "owner")
+        return None if raw is None else str(raw, "utf-8")
+
     def _names(self, pattern: str) -> list[str]:
         return [str(name, "utf-8") for name in self._client.scan_iter(f"{self._keys.prefix}{pattern}")]
