@@ -1,12 +1,13 @@
 """Runs the gateway: `python -m gateway`."""
 
 import signal
+import socket
 import sys
 
 from gateway.app import create_app
 from gateway.server import listen, server
 from gateway.settings import Settings
-from shared import catalog, logs, traces
+from shared import catalog, logs, open_files, traces
 from shared.settings import SettingError, read
 
 
@@ -19,16 +20,22 @@ def main() -> None:
     except (SettingError, catalog.CatalogError) as error:
         sys.exit(_complain(str(error), 2))
     logs.configure(settings.log_level)
-    host, port = settings.bind
-    try:
-        listener = listen(host, port)
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]
-        sys.exit(_complain(f"COROLLA_BIND: cannot listen on {host}:{port}: {reason}", 1))
+    open_files.allow_all()
+    listeners = [_listen("COROLLA_BIND", *settings.bind)]
+    if settings.metrics_bind:
+        listeners.append(_listen("COROLLA_METRICS_BIND", *settings.metrics_bind))
     # uvicorn raises the signal that stopped it once more when all is done; then this is the end, in order.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    server(create_app(settings, models), settings).run([listener])
+    server(create_app(settings, models), settings).run(listeners)
+
+
+def _listen(name: str, host: str, port: int) -> socket.socket:
+    try:
+        return listen(host, port)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]
+        sys.exit(_complain(f"{name}: cannot listen on {host}:{port}: {reason}", 1))
 
 
 def _complain(text: str, status: int) -> int:

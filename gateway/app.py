@@ -26,6 +26,7 @@ from gateway.openai_readings import Readings
 from gateway.pages import Pages
 from gateway.petals_http import PetalsHttp
 from gateway.petals_socket import PetalsSocket
+from gateway.scrapes import Scrapes
 from gateway.settings import Settings
 from gateway.status import Status
 from gateway.swarm import SwarmStatus
@@ -40,11 +41,17 @@ log = structlog.get_logger()
 def create_app(settings: Settings, catalog: Catalog, timing: Timing | None = None) -> Starlette:
     """The gateway as an ASGI application; it connects to the broker when it starts. Raises SettingError."""
     gateway = build(settings, catalog, timing)
+    census = Census(gateway.broker, gateway.catalog.models, gateway.metrics.registry)
+    routes = _routes(gateway)
     layers = [Middleware(Cors, settings.cors_origins), Middleware(Tracing), Middleware(Requests, gateway.metrics)]
     if settings.needs_keys:
         layers.append(Middleware(Guard, gateway.keys))
+    if settings.metrics_bind:
+        layers.insert(0, Middleware(Scrapes, settings.metrics_bind[1], census.scrape))
+    else:
+        routes.append(Route("/metrics", census.scrape))
     app = Starlette(
-        routes=_routes(gateway),
+        routes=routes,
         middleware=layers,
         exception_handlers={HTTPException: http_failure},
         lifespan=lambda _: _living(gateway),
@@ -76,8 +83,6 @@ async def _living(gateway: Gateway) -> AsyncIterator[None]:
 def _routes(gateway: Gateway) -> list[BaseRoute]:
     petals, openai, status, pages = PetalsHttp(gateway), OpenAi(gateway), Status(gateway), Pages()
     readings, jobs, docs = Readings(gateway), JobsApi(gateway), Docs()
-    census = Census(gateway.broker, gateway.catalog.models, gateway.metrics.registry)
-    files, batches = FilesApi(gateway), BatchesApi(gateway)
     return [
         Route("/", pages.index),
         Route("/status", pages.status),
@@ -87,7 +92,6 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/openapi.json", docs.openapi),
         Route("/health/live", status.live),
         Route("/health/ready", status.ready),
-        Route("/metrics", census.scrape),
         Route("/api/v1/models", status.models),
         Route("/api/v1/status", SwarmStatus(gateway).status),
         Route("/api/v1/generate", petals.generate, methods=["POST"]),
@@ -102,6 +106,14 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/v1/jobs/{id}", jobs.state),
         Route("/v1/jobs/{id}", jobs.delete, methods=["DELETE"]),
         Route("/v1/jobs/{id}/stream", jobs.stream),
+        *(_batches(gateway) if gateway.settings.batch_api == "on" else ()),
+        WebSocketRoute("/api/v2/generate", PetalsSocket(gateway).serve),
+    ]
+
+
+def _batches(gateway: Gateway) -> list[BaseRoute]:
+    files, batches = FilesApi(gateway), BatchesApi(gateway)
+    return [
         Route("/v1/files", files.list),
         Route("/v1/files", files.create, methods=["POST"]),
         Route("/v1/files/{id}", files.show),
@@ -111,7 +123,6 @@ def _routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/v1/batches", batches.create, methods=["POST"]),
         Route("/v1/batches/{id}", batches.show),
         Route("/v1/batches/{id}/cancel", batches.cancel, methods=["POST"]),
-        WebSocketRoute("/api/v2/generate", PetalsSocket(gateway).serve),
     ]
 
 

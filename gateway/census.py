@@ -1,5 +1,6 @@
 """GET /metrics: what this gateway counts, and what is in the broker, which is the same at every gateway."""
 
+import asyncio
 import math
 from collections.abc import Mapping
 
@@ -11,6 +12,9 @@ from starlette.responses import Response
 from shared.broker import Broker
 from shared.catalog import Model
 from shared.errors import BrokerUnavailable
+
+# Whoever asks must hear in time that the broker is silent: Prometheus takes no answer after 5 s (prometheus.yml).
+ASK_S = 2.0
 
 
 class Census:
@@ -39,10 +43,11 @@ class Census:
     async def _ask(self) -> None:
         gauges = (self.unfinished, self.waiting, self.sessions, self.dead)
         try:
-            live: Mapping[str, float] = await self._broker.live_workers(self._models)
-            counts: tuple[float, ...] = await self._broker.census()
+            async with asyncio.timeout(ASK_S):
+                live: Mapping[str, float] = await self._broker.live_workers(self._models)
+                counts: tuple[float, ...] = await self._broker.census(self._models)
             self.up.set(1)
-        except BrokerUnavailable:
+        except (BrokerUnavailable, TimeoutError):
             live, counts = dict.fromkeys(self._models, math.nan), (math.nan,) * len(gauges)
             self.up.set(0)
         for model, number in live.items():

@@ -71,7 +71,7 @@ def build(
     bounds = Bounds(
         settings.max_waiting_per_client, settings.max_waiting, settings.requests_per_min, settings.tokens_per_min
     )
-    metrics = Metrics()
+    metrics = Metrics(catalog.models)
     jobs = Jobs(broker, hub, bounds, settings.deadline_s, settings.resume_grace_s, metrics, priority)
     rules = Rules(catalog, settings.max_prompt_chars, settings.max_frame_bytes, new_id, draw_seed)
     keys = Keys()

@@ -28,6 +28,8 @@ from shared.records import Bounds, Submission
 DEADLINE_MARGIN_S = 5.0
 # A job that still waits is late by the broker's clock as well, this much after it is by the gateway's.
 SWEEP_DELAY_S = 0.05
+# Who wants to know of progress hears something at least so often, so that silence means a broken connection.
+NEWS_S = 20.0
 # A job that was accepted once is not refused when it is submitted again.
 UNBOUNDED = Bounds(2**31, 2**31)
 
@@ -63,6 +65,8 @@ class Run:
         self._cancel_due = False
         self._swept = False
         self._ahead = 0
+        # Who comes back is told at once that this worked.
+        self._told_at = self._clock() if order.request else -NEWS_S
 
     async def begin(self) -> None:
         """Submit the job, or go on with it. Raises CorollaError where it is refused."""
@@ -114,9 +118,10 @@ class Run:
                 continue
             fresh = self._transcript.accept(entry) if entry else None
             if fresh:
+                self._told_at = self._clock()
                 return fresh
-            if self.order.progress and self._feed.ahead != self._ahead:
-                self._ahead = self._feed.ahead
+            if self.order.progress and (self._feed.ahead != self._ahead or self._clock() - self._told_at >= NEWS_S):
+                self._ahead, self._told_at = self._feed.ahead, self._clock()
                 return Queued(self._ahead)
             if self._left_s() + DEADLINE_MARGIN_S <= 0:
                 raise CorollaError(Code.DEADLINE, "The answer was not finished in time, please try again later")
@@ -124,10 +129,10 @@ class Run:
                 await self._wait()
 
     async def _wait(self) -> None:
-        """Return when something happened, or it is time to look at the deadline."""
+        """Return when something happened, or it is time for news or to look at the deadline."""
         left_s = self._left_s() + SWEEP_DELAY_S
         if left_s > 0:
-            return await self._feed.wait(left_s)
+            return await self._feed.wait(min(left_s, NEWS_S))
         if not self._swept:
             self._swept = True
             with contextlib.suppress(BrokerUnavailable):

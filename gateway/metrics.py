@@ -5,10 +5,12 @@ the jobs of its own clients; a sum over all gateways is the whole.
 """
 
 import time
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from shared.messages import JobFinished, LogEntry
+from shared.errors import Code
+from shared.messages import FinishReason, JobFinished, LogEntry
 
 _MODEL = ("model_name",)
 _FIRST_TOKEN_S = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 20, 40, 80)
@@ -17,9 +19,9 @@ _WHOLE_S = (0.1, 0.3, 1, 2, 5, 10, 20, 40, 60, 120, 300, 600)
 
 
 class Metrics:
-    """The instruments, and where they are registered."""
+    """The instruments, and where they are registered. models: all that jobs may be for."""
 
-    def __init__(self) -> None:
+    def __init__(self, models: Iterable[str]) -> None:
         registry = CollectorRegistry()
         self.registry = registry
         self.waiting = Gauge("vllm:num_requests_waiting", "Requests that have no token yet.", _MODEL, registry=registry)
@@ -62,6 +64,19 @@ class Metrics:
         self.requests = Counter(
             "corolla_http_requests", "HTTP requests, by the status of the answer.", ("status",), registry=registry
         )
+        for model in models:
+            self._expect(model)
+
+    def _expect(self, model: str) -> None:
+        """Let all counts begin at 0. One that came with its first event would show no increase by it."""
+        for metric in (self.waiting, self.running, self.prompt_tokens, self.generation_tokens):
+            metric.labels(model)
+        for times in (self.first_token, self.between_tokens, self.whole):
+            times.labels(model)
+        for reason in FinishReason:
+            self.success.labels(model, reason)
+        for code in Code:
+            self.failure.labels(model, code)
 
 
 class Course:

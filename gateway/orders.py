@@ -31,7 +31,7 @@ class Order:
     request: None goes on with a job that was submitted elsewhere, after the seq `after`.
     caller: whose job it is. user: of the caller's, who take turns in the queue within the caller's own. resumable: a
     reader who leaves may come back, here or at another gateway, so the job runs on for a while. progress: tell the
-    place in the queue. note: see Submission.
+    place in the queue, and now and then that the job lives. note: see Submission.
     """
 
     job: str
@@ -48,6 +48,6 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class Queued:
-    """The job waits, and `ahead` is its place in the queue."""
+    """The job is alive, and `ahead` is its place in the queue; 0: it does not wait there."""
 
     ahead: int

@@ -68,7 +68,7 @@ class _Conversation:
                 task.cancel()
             results = await asyncio.gather(reader, performer, return_exceptions=True)
             broken = [result for result in results if _is_unforeseen(result)]
-            may_return = self._dialogue.resumable and (self._vanished or broken)
+            may_return = self._dialogue.resumable and (self._vanished or self._dialogue.interrupted or broken)
             if self._dialogue.session and not may_return:
                 self._gateway.jobs.close_session(self._dialogue.session, self._caller.account)
         for error in broken:

@@ -8,6 +8,7 @@ from shared.settings import (
     CATALOG,
     KEY_PEPPER,
     LOG_LEVEL,
+    METRICS_BIND,
     REDIS_URL,
     TRACE_URL,
     SettingError,
@@ -30,6 +31,7 @@ class Settings:
     catalog: str = CATALOG
     log_level: str = LOG_LEVEL
     trace_url: str = TRACE_URL
+    metrics_bind: tuple[str, int] | None = METRICS_BIND
     bind: tuple[str, int] = address("127.0.0.1:8000", "where the gateway listens")
     auth: Literal["auto", "on", "off"] = choice(
         "auto", "whether callers need an API key; auto: not where only this machine can call", ("auto", "on", "off")
@@ -53,6 +55,9 @@ class Settings:
     max_prompt_chars: int = whole(100_000, "length of a prompt, characters", 1, 100_000_000)
     max_body_bytes: int = whole(1 << 20, "size of a request's body", 1024, 1 << 30)
     max_frame_bytes: int = whole(256 << 10, "size of a WebSocket message", 1024, 1 << 30)
+    batch_api: Literal["on", "off"] = choice(
+        "on", "whether /v1/files and /v1/batches are served; off: no place for files is needed", ("on", "off")
+    )
     files: str = text("var/files", "where files of batches lie: a folder, or a URL that fsspec knows, such as s3://...")
     max_file_bytes: int = whole(100 << 20, "size of a file for a batch", 1024, 1 << 40)
     batch_concurrency: int = whole(8, "requests of one batch that are under way at once", 1, 1000)
@@ -60,6 +65,8 @@ class Settings:
     trusted_proxies: tuple[str, ...] = words("", "addresses or networks of proxies whose X-Forwarded headers count")
 
     def __post_init__(self) -> None:
+        if self.metrics_bind and self.metrics_bind[1] == self.bind[1]:
+            raise SettingError(f"COROLLA_METRICS_BIND must have another port than COROLLA_BIND, {self.bind[1]}")
         if self.needs_keys and not self.key_pepper:
             what = "COROLLA_KEY_PEPPER is not set, but must be, as callers need API keys: see README.md"
             raise SettingError(f"{what}, or switch them off in words by COROLLA_AUTH=off")

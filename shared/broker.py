@@ -1,6 +1,7 @@
 """Jobs, tokens and sessions in Redis: every change is one Lua script, safe to send twice."""
 
 import asyncio
+import contextlib
 import secrets
 import struct
 from collections.abc import AsyncIterator, Iterable
@@ -8,7 +9,7 @@ from typing import Any, Self
 
 import msgspec
 
-from shared.errors import Code, CorollaError
+from shared.errors import BrokerUnavailable, Code, CorollaError
 from shared.keys import LANES, Keys, Timing
 from shared.link import Link
 from shared.messages import FinishReason, JobFailed, JobFinished, LogEntry, decode_entry, decode_request, encode
@@ -29,6 +30,7 @@ from shared.records import (
     SessionInfo,
     SessionSnapshot,
     Submission,
+    Unreadable,
 )
 
 CANCELLED = encode(JobFinished(FinishReason.CANCELLED))
@@ -112,12 +114,18 @@ class Broker:
 
     async def attach(self, job: str, gateway: str, after: int) -> Attached | None:
         """Follow a job from after that seq; None where it is gone. No event falls between the answer and what is
-        published from here on."""
+        published from here on. Raises CorollaError(INTERNAL) where another version wrote what this one cannot read."""
         found = await self._link.run("attach", [self.keys.job(job), self.keys.log(job)], job, gateway, after)
         if found is None:
             return None
         state, last, entries = found
-        return Attached(str(state, "ascii"), last, tuple(_entry(raw) for raw in entries))
+        try:
+            read = tuple(_entry(raw) for raw in entries)
+        except msgspec.MsgspecError:
+            raise CorollaError(
+                Code.INTERNAL, "The gateway does not understand the answer, please try again later"
+            ) from None
+        return Attached(str(state, "ascii"), last, read)
 
     async def note(self, job: str, account: str = "") -> bytes | None:
         """What the gateway that submitted the job noted about it; None where it is gone, or another account's."""
@@ -131,7 +139,8 @@ class Broker:
 
     async def cancel(self, job: str) -> None:
         """End a job: at once where it waits, within one token where it runs."""
-        await self._link.run("cancel", [self.keys.job(job)], job, CANCELLED, self.timing.finished_ms)
+        timing = self.timing
+        await self._link.run("cancel", [self.keys.job(job)], job, CANCELLED, timing.finished_ms, timing.grace_ms)
 
     async def positions(self, gateway: str, jobs: Iterable[str]) -> dict[str, Position]:
         """Where these jobs are, and mark them as followed."""
@@ -144,10 +153,10 @@ class Broker:
 
     async def sweep(self) -> None:
         """End the jobs that are late or followed by nobody; gateways and workers do this now and then."""
-        keys = [self.keys.due, self.keys.sessions]
-        await self._link.run("sweep", keys, self.timing.finished_ms, self.timing.grace_ms, encode(INTERRUPTED), LATE)
+        keys, endings = [self.keys.due, self.keys.sessions], (CANCELLED, encode(INTERRUPTED), LATE)
+        await self._link.run("sweep", keys, self.timing.finished_ms, self.timing.grace_ms, *endings)
 
-    async def subscribe(self, gateway: str) -> AsyncIterator[Published | Gap]:
+    async def subscribe(self, gateway: str) -> AsyncIterator[Published | Unreadable | Gap]:
         """Events of all jobs that this gateway follows, for ever; a Gap each time the subscription was made."""
         async for raw in self._link.listen(self.keys.gateway_channel(gateway)):
             if raw is None:
@@ -155,7 +164,12 @@ class Broker:
             else:
                 head, _, body = raw.partition(b"\n")
                 job, last, length = head.split()
-                yield Published(str(job, "ascii"), decode_entry(int(last), body[: int(length)], body[int(length) :]))
+                try:
+                    entry = decode_entry(int(last), body[: int(length)], body[int(length) :])
+                except msgspec.MsgspecError:
+                    yield Unreadable(str(job, "ascii"))
+                else:
+                    yield Published(str(job, "ascii"), entry)
 
     # Sessions
 
@@ -176,7 +190,8 @@ class Broker:
     async def close_session(self, session: str, account: str = "") -> None:
         """Close a dialogue and cancel its jobs; one that is gone is closed already, another account's stays open."""
         keys = [self.keys.session(session), self.keys.sessions]
-        await self._link.run("close_session", keys, session, CANCELLED, self.timing.finished_ms, account)
+        timing = self.timing
+        await self._link.run("close_session", keys, session, CANCELLED, timing.finished_ms, timing.grace_ms, account)
 
     # What lives
 
@@ -197,9 +212,9 @@ class Broker:
         served = [str(each, "utf-8").split() for each in await self._link.run("workers", [self.keys.workers])]
         return {model: sum(model in each for each in served) for model in models}
 
-    async def census(self) -> tuple[int, int, int, int]:
-        """How many there are: unfinished jobs, jobs without a worker, open sessions, jobs given up."""
-        counts: tuple[int, int, int, int] = tuple(await self._link.run("census", [self.keys.due]))
+    async def census(self, models: Iterable[str]) -> tuple[int, int, int, int]:
+        """How many there are: unfinished jobs, jobs that no worker has, open sessions, jobs given up. models: all."""
+        counts: tuple[int, int, int, int] = tuple(await self._link.run("census", [self.keys.due], *models))
         return counts
 
     async def claim(self, who: Registration, free: int, block_ms: int) -> list[Claim]:
@@ -240,7 +255,9 @@ class Broker:
             try:
                 claims.append(_claimed(row))
             except msgspec.MsgspecError:
-                await self.append([_refusal(row)])
+                # Where this is not heard, its lease expires, and the next worker says so.
+                with contextlib.suppress(BrokerUnavailable):
+                    await self.append([_refusal(row)])
         return claims
 
     async def append(self, appends: Iterable[Append]) -> list[Appended]:
@@ -269,16 +286,20 @@ class Broker:
         return bool(await self._link.run("alive", [self.keys.workers], beginning))
 
     async def reap(self, rest_ms: int = 0) -> None:
-        """Take lost jobs from dead and silent workers; not just after Redis came back, or another server took its
-        place, when all have been silent.
+        """Take lost jobs from dead and silent workers; not within a lease after Redis came back, could be reached
+        again, or gave its place to another server, when all have been silent.
 
         rest_ms: nor where somebody else did it within this time: it looks at every worker, and each of them asks.
         """
-        server, uptime_s = await self._link.server()
-        if server != self._server:
-            self._server, self._found_s = server, uptime_s if self._server else 0
-        if (uptime_s - self._found_s) * 1000 > self.timing.lease_ms:
-            await self._link.run("reap", [self.keys.workers], self.timing.lease_ms, rest_ms)
+        try:
+            server, uptime_s = await self._link.server()
+            if server != self._server:
+                self._server, self._found_s = server, uptime_s if self._server else 0
+            if (uptime_s - self._found_s) * 1000 > self.timing.lease_ms:
+                await self._link.run("reap", [self.keys.workers], self.timing.lease_ms, rest_ms)
+        except BrokerUnavailable:
+            self._server = "away"
+            raise
 
     async def control(self, worker: str) -> AsyncIterator[CancelJob | CloseSession]:
         """Words to this worker, for ever. One that is lost is made good by the next append, beat or idle time-out."""

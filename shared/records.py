@@ -84,6 +84,13 @@ class Published:
 
 
 @dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """An event of a followed job that this version does not understand; its log may be asked."""
+
+    job: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Gap:
     """The subscription was (re)made: anything may have been missed before."""
 

@@ -140,4 +140,7 @@ TRACE_URL = text(
     "a URL that starts with http:// or https://",
     r"(https?://\S+)?",
 )
+METRICS_BIND = address(
+    "", "where GET /metrics alone is answered, without a key; empty: by a gateway where it listens, by a worker nowhere"
+)
 LOG_LEVEL = choice("info", "least severe line that is logged", ("debug", "info", "warning", "error"))

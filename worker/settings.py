@@ -6,10 +6,10 @@ from typing import Literal
 from shared.settings import (
     CATALOG,
     LOG_LEVEL,
+    METRICS_BIND,
     REDIS_URL,
     TRACE_URL,
     SettingError,
-    address,
     choice,
     number,
     text,
@@ -26,6 +26,7 @@ class Settings:
     catalog: str = CATALOG
     log_level: str = LOG_LEVEL
     trace_url: str = TRACE_URL
+    metrics_bind: tuple[str, int] | None = METRICS_BIND
     slots: int = whole(32, "jobs that a worker runs at the same time", 1, 1024)
     peers: tuple[str, ...] = words("", "multiaddresses to join the swarm by; empty: Petals' public swarm")
     device: str = text(
@@ -45,7 +46,6 @@ class Settings:
         "letters, digits, . _ -",
         r"[\w.-]*",
     )
-    metrics_bind: tuple[str, int] | None = address("", "where GET /metrics is answered, for Prometheus; empty: nowhere")
     step_timeout_s: float = number(60, "a token that takes longer is left to another worker", 0.1, 3600)
     kept_sessions: int = whole(64, "sessions without a job whose attention caches are kept", 0, 100_000)
     kept_idle_s: int = whole(300, "time after which such a cache is freed", 1, 86_400)

@@ -1,10 +1,11 @@
 // System prompt and sampling of one chat. A field that is empty leaves it to the model's own setting.
 
+import { SAMPLING } from "./dialogue.js";
 import { SYSTEM } from "./prompt.js";
 
 /** The choice that leaves sampling to the model. */
 const OWN = "own";
-const NUMBERS = ["temperature", "top_p", "top_k", "repetition_penalty", "seed"];
+const NUMBERS = SAMPLING.filter((name) => name !== "do_sample");
 
 export class Settings {
   #panel;
@@ -42,8 +43,7 @@ export class Settings {
 
   #keep() {
     const { elements } = this.#form;
-    const names = elements.do_sample.value !== OWN ? ["do_sample", ...NUMBERS] : NUMBERS;
-    const given = names.filter((name) => elements[name].value !== "");
+    const given = SAMPLING.filter((name) => !["", OWN].includes(elements[name].value));
     const params = Object.fromEntries(given.map((name) => [name, Number(elements[name].value)]));
     this.#change({ system: elements.system.value.trim(), params });
     this.#panel.close();

@@ -13,7 +13,6 @@ if f[4] ~= 'running' then return { ending ~= '' and upto == last and 'ok' or 'fe
 if upto <= last then return { 'ok', last, cancelled } end
 if first ~= last + 1 then return { 'gap', last, cancelled } end
 
-if tokens ~= '' then redis.call('HSET', KEYS[1], 'stalls', 0) end
 if ending == '' then
   emit(job, upto, tokens, '')
   return { 'ok', upto, cancelled }

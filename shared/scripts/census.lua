@@ -1,10 +1,10 @@
 -- How much there is of everything.
 -- KEYS due
--- ARGV prefix
--- → unfinished jobs, jobs that wait for a worker, open sessions, jobs given up (the last 1000 at most)
+-- ARGV prefix, models ...
+-- → unfinished jobs, jobs that no worker has, open sessions, jobs given up (the last 1000 at most)
 return {
   redis.call('ZCARD', KEYS[1]),
-  tonumber(redis.call('HGET', P .. 'waiting', '*')) or 0,
+  count_unclaimed({ unpack(ARGV, 2) }),
   redis.call('ZCARD', P .. 'sessions'),
   redis.call('XLEN', P .. 'dead'),
 }

@@ -16,31 +16,18 @@ local function waiting(model)
   return count
 end
 
-local function ready(model)
-  local count = 0
-  for _, lane in ipairs(LANES) do
-    count = count + unread(ready_key(model, lane))
-  end
-  return count
-end
-
-local total = tonumber(redis.call('HGET', P .. 'waiting', '*')) or 0
-
 local workers, known = {}, redis.call('HGETALL', KEYS[2])
 for i = 1, #known, 2 do
   local key = P .. 'worker:' .. known[i]
   local f = redis.call('HMGET', key, 'slots', 'free', 'report')
   if f[1] then
     local own = unread(key .. ':jobs')
-    total = total + own
     workers[#workers + 1] = { known[i], known[i + 1], tonumber(f[1]), tonumber(f[2]), f[3] or '', own }
   end
 end
 
-local models = {}
-for i = 2, #ARGV do
-  local here = ready(ARGV[i])
-  total = total + here
-  models[#models + 1] = waiting(ARGV[i]) + here
+local models, counts = { unpack(ARGV, 2) }, {}
+for i, model in ipairs(models) do
+  counts[i] = waiting(model) + count_ready(model)
 end
-return { redis.call('ZRANGEBYSCORE', KEYS[1], now_ms(), '+inf'), workers, models, total }
+return { redis.call('ZRANGEBYSCORE', KEYS[1], now_ms(), '+inf'), workers, counts, count_unclaimed(models) }

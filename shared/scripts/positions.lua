@@ -7,11 +7,11 @@ for i = 4, #ARGV do
   local job = ARGV[i]
   local key = P .. 'job:' .. job
   local f = redis.call('HMGET', key, 'state', 'last', 'deadline', 'model', 'priority', 'tenant', 'user', 'session',
-    'unfollowed')
+    'unfollowed', 'cancelled')
   local ahead = 0
   if f[1] and f[1] ~= 'done' then
     redis.call('SADD', P .. 'sub:' .. job, ARGV[2])
-    redis.call('ZADD', KEYS[1], math.min(tonumber(f[3]), now + ARGV[3]), job)
+    if not f[10] then redis.call('ZADD', KEYS[1], math.min(tonumber(f[3]), now + ARGV[3]), job) end
     if f[9] then redis.call('HDEL', key, 'unfollowed') end
     if f[1] == 'waiting' then
       local queue = queue_key(f[4] .. ':' .. f[5], f[6], f[7])

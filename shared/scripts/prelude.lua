@@ -31,6 +31,27 @@ local function unread(stream)
   return redis.call('XLEN', stream) - (pending.err and 0 or pending[1])
 end
 
+-- Jobs that any worker of the model may claim now.
+local function count_ready(model)
+  local count = 0
+  for _, lane in ipairs(LANES) do
+    count = count + unread(ready_key(model, lane))
+  end
+  return count
+end
+
+-- Jobs that no worker has: in no stream yet, or unread in those of these models and in those of single workers.
+local function count_unclaimed(models)
+  local count = tonumber(redis.call('HGET', P .. 'waiting', '*')) or 0
+  for _, model in ipairs(models) do
+    count = count + count_ready(model)
+  end
+  for _, worker in ipairs(redis.call('HKEYS', P .. 'workers')) do
+    count = count + unread(P .. 'worker:' .. worker .. ':jobs')
+  end
+  return count
+end
+
 -- Slots of all live workers of a model: 'free' as of their last claim or beat, or all ('slots').
 local function count_slots(model, which)
   local count = 0
@@ -198,7 +219,7 @@ end
 -- is gone cannot be heard. A gateway that nobody hears is forgotten; it attaches again when it is back.
 local function emit(job, last, tokens, ending)
   redis.call('XADD', P .. 'log:' .. job, last .. '-0', 't', tokens, 'e', ending)
-  redis.call('HSET', P .. 'job:' .. job, 'last', last)
+  redis.call('HSET', P .. 'job:' .. job, 'last', last, unpack(tokens == '' and {} or { 'stalls', 0 }))
   local message = job .. ' ' .. last .. ' ' .. #tokens .. '\n' .. tokens .. ending
   for _, gateway in ipairs(redis.call('SMEMBERS', P .. 'sub:' .. job)) do
     if redis.call('PUBLISH', P .. 'gateway:' .. gateway, message) == 0 then
@@ -230,12 +251,14 @@ local function finish_early(job, ending, finished_ms)
   finish(job, last + 1, '', ending, finished_ms)
 end
 
--- A running job ends at its worker's next token, any other job at once.
-local function cancel(job, ending, finished_ms)
+-- A running job ends at its worker's next token, or, where that is gone, at the next look after it is due; any other job
+-- at once.
+local function cancel(job, ending, finished_ms, grace_ms)
   local f = redis.call('HMGET', P .. 'job:' .. job, 'state', 'owner')
   if not f[1] or f[1] == 'done' then return end
   if f[1] ~= 'running' then return finish_early(job, ending, finished_ms) end
   redis.call('HSET', P .. 'job:' .. job, 'cancelled', 1)
+  redis.call('ZADD', P .. 'due', now_ms() + grace_ms, job)
   redis.call('PUBLISH', P .. 'control:' .. f[2], 'cancel ' .. job)
 end
 

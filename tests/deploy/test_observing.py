@@ -13,9 +13,10 @@ from prometheus_client.metrics import MetricWrapperBase
 
 import gateway.metrics
 import worker.metrics
-from gateway.census import Census
+from gateway.census import ASK_S, Census
 from shared.broker import Broker
 from shared.errors import Code
+from tests.deploy import promtool
 from tests.deploy.test_compose import load
 from tests.services import ROOT
 
@@ -25,16 +26,16 @@ ALERTS = {rule["alert"]: rule["expr"] for rule in RULES}
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/corolla.json").read_text())
 SCRAPES = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
 TARGETS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
-NAME = re.compile(r"\b((?:vllm:|corolla_)\w+)")
+NAME = re.compile(r"\b((?:vllm:|corolla_)\w+|ALERTS)")
 
 Row = tuple[str, str, tuple[str, ...], str, str]
 
 
 def instruments() -> Iterator[tuple[str, MetricWrapperBase]]:
     """All that gateways and workers count, by who counts it."""
-    counted = gateway.metrics.Metrics()
+    counted = gateway.metrics.Metrics(())
     census = Census(Broker("redis://127.0.0.1:1/0"), {}, CollectorRegistry())
-    for who, owner in (("gateway", counted), ("gateway", census), ("worker", worker.metrics.Metrics())):
+    for who, owner in (("gateway", counted), ("gateway", census), ("worker", worker.metrics.Metrics(()))):
         yield from ((who, each) for each in vars(owner).values() if isinstance(each, MetricWrapperBase))
 
 
@@ -53,7 +54,7 @@ def exposed(metric: MetricWrapperBase) -> str:
 
 def samples() -> Mapping[str, tuple[str, ...]]:
     """Every name that a query may use, with its labels."""
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, tuple[str, ...]] = {"ALERTS": ("alertname", "alertstate", "severity", "model_name")}
     for name, kind, labels, _, _ in table():
         names = [f"{name}_{part}" for part in ("bucket", "sum", "count")] if kind == "histogram" else [name]
         found |= {each: labels + (("le",) if each.endswith("_bucket") else ()) for each in names}
@@ -90,6 +91,19 @@ def test_queries_use_what_there_is(expression: str) -> None:
     grouped = ",".join(re.findall(r"by \(([^)]*)\)", expression))
     assert {first or second for first, second in asked} | set(re.findall(r"\w+", grouped)) <= labels
     assert expression.count("(") == expression.count(")")
+
+
+def test_prometheus_can_read_all_queries(tmp_path: Path) -> None:
+    # As Grafana sends them.
+    sent = [each.replace("$model", ".*").replace("$__rate_interval", "1m") for each in TARGETS]
+    promtool.check(tmp_path, [*sent, *ALERTS.values()])
+
+
+def test_alerts_that_fire_are_seen_on_the_dashboard() -> None:
+    first = DASHBOARD["panels"][0]
+    assert [target["expr"] for target in first["targets"]] == [
+        'sum by (alertname, model_name) (ALERTS{alertstate="firing"})'
+    ]
 
 
 def test_the_dashboard_is_whole() -> None:
@@ -133,19 +147,24 @@ def test_there_are_alerts_for_what_goes_wrong() -> None:
 def test_prometheus_asks_every_gateway_and_worker() -> None:
     services = load()["services"]
     asked = {each["job_name"]: each["dns_sd_configs"][0] for each in SCRAPES["scrape_configs"]}
-    binds = {"gateway": "COROLLA_BIND", "worker": "COROLLA_METRICS_BIND"}
-    for name, bind in binds.items():
+    for name in ("gateway", "worker"):
         assert asked[name]["names"] == [name]
-        assert services[name]["environment"][bind] == f"0.0.0.0:{asked[name]['port']}"
+        assert services[name]["environment"]["COROLLA_METRICS_BIND"] == f"0.0.0.0:{asked[name]['port']}"
         assert set(services[name]["networks"]) & set(services["prometheus"]["networks"])
+
+
+def test_a_gateway_with_a_silent_broker_answers_prometheus_in_time() -> None:
+    # With no time-out of its own, a scrape may take as long as the interval.
+    assert SCRAPES["global"] == {"scrape_interval": "5s", "evaluation_interval": "5s"}
+    assert ASK_S <= 5 / 2
 
 
 def test_what_is_mounted_is_what_is_read() -> None:
     services = load()["services"]
-    assert "./deploy/prometheus:/etc/corolla:ro" in services["prometheus"]["volumes"]
+    assert "./deploy/prometheus:/etc/corolla:ro,z" in services["prometheus"]["volumes"]
     assert "--config.file=/etc/corolla/prometheus.yml" in services["prometheus"]["command"]
     inside = Path("/etc/grafana/provisioning")
-    assert f"./deploy/grafana:{inside}:ro" in services["grafana"]["volumes"]
+    assert f"./deploy/grafana:{inside}:ro,z" in services["grafana"]["volumes"]
     provider: dict[str, Any] = yaml.safe_load((ROOT / "deploy/grafana/dashboards/dashboards.yml").read_text())[
         "providers"
     ][0]

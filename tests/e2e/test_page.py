@@ -166,7 +166,7 @@ async def test_offline_and_online_again(page: ChatPage, demo: Stack) -> None:
     text = await undisturbed(page)
     async with mid_answer(page, demo):
         await page.page.context.set_offline(True)
-        await page.shows(page.notice, "The connection is lost.")
+        await page.shows(page.notice, "You are offline. The answer goes on when you are back.")
     await page.page.context.set_offline(False)
     assert await ended(page) == text
 

@@ -7,15 +7,21 @@ from pathlib import Path
 import pytest
 
 from shared.broker import Broker
+from shared.messages import JobRequest
+from shared.records import Bounds, Registration, Submission
+from shared.sampling import SamplingParams
 from tests.faults.asker import Asker
-from tests.faults.conftest import BUSY, FULL, LEASE_S, SILENCE_S, STEP_S, Stack, Tell, running_stack, start
+from tests.faults.conftest import BUSY, CATALOG, FULL, LEASE_S, SILENCE_S, STEP_S, Stack, Tell, running_stack, start
 from tests.faults.reader import Reader, check, reading
 from tests.services import Worker
+from tests.valkey import Valkey
 from tests.waiting import until_async
+from worker.oracle_backend import text
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 POISON = 666
+TRAP = 667
 HOUR_S = 3600
 # Longer than a silence and what is read beside it.
 DEADLINE_S = int(LEASE_S) + 8
@@ -57,6 +63,30 @@ async def test_a_job_that_kills_its_worker_is_given_up(tmp_path: Path, workers: 
         assert len(deaths) >= 4
         assert set(deaths) == {66}
         assert stack.dead() == [poison.job]
+
+
+async def test_a_worker_whose_event_loop_hangs_ends_itself(tmp_path: Path, valkey: Valkey) -> None:
+    """So that a supervisor starts another one; its job goes on at once at others."""
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text(CATALOG.format(step_ms=20))
+    times = {"lease_ms": 60_000, "beat_s": 0.1, "step_timeout_s": 0.5}
+    worker = Worker(tmp_path / "worker.log", valkey.url, catalog, **times)
+    worker.name, worker.arguments = "tests.faults.odd_worker", ["--trap", str(TRAP)]
+    try:
+        worker.start()
+        async with Broker(valkey.url) as broker:
+            model = "corolla/oracle"
+            request = JobRequest(model, SamplingParams(seed=TRAP), "hi", max_new_tokens=9)
+            await broker.submit(Submission("ab" * 16, request, "g", 60_000), Bounds())
+            assert worker.process is not None
+            assert await asyncio.to_thread(worker.process.wait, 20) == 1
+            (claim,) = await broker.claim(Registration("other", (model,), 1), 1, 1000)
+        # The fourth token may have been on its way when the loop hung at the fifth.
+        assert len(claim.log) in (3, 4)
+        assert [token.text for token in claim.log] == [text(TRAP, number, 1) for number in range(len(claim.log))]
+        assert [line["event"] for line in worker.lines()][-1] == "event_loop_stuck, the process ends"
+    finally:
+        worker.kill()
 
 
 async def test_workers_whose_clocks_are_wrong(tmp_path: Path, tell: Tell) -> None:

@@ -58,12 +58,12 @@ def serve(valkey: Valkey, catalog: Catalog) -> Serve:
     @contextlib.asynccontextmanager
     async def serve(**values: str | int | float) -> AsyncIterator[Served]:
         chosen = settings(str(values.pop("redis_url", valkey.url)), **values)
-        listener = listen("127.0.0.1", 0)
+        listeners = [listen("127.0.0.1", 0), *([listen(*chosen.metrics_bind)] if chosen.metrics_bind else [])]
         running = server(create_app(chosen, catalog, TIMING), chosen)
-        task = asyncio.create_task(running.serve([listener]))
+        task = asyncio.create_task(running.serve(listeners))
         try:
             await until_async(lambda: running.started)
-            port = listener.getsockname()[1]
+            port = listeners[0].getsockname()[1]
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
                 yield Served(port, client)
         finally:

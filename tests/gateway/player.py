@@ -45,8 +45,9 @@ class Performance:
     async def finish(self, *texts: str, reason: FinishReason = FinishReason.LENGTH) -> Appended:
         """Say the last tokens; the answer is complete."""
         session = self.claim.session
-        ending = JobFinished(reason, 1, self._last + len(texts))
-        return await self.say(*texts, ending=ending, commit=SessionCommit([1] * len(texts)) if session else None)
+        commit = SessionCommit([1] * len(texts)) if session else None
+        ending = JobFinished(reason, 1, self._last + len(texts), kept=commit is not None)
+        return await self.say(*texts, ending=ending, commit=commit)
 
     async def is_cancelled(self) -> bool:
         """Whether the job is to end now."""

@@ -46,7 +46,7 @@ SLOTS = 4
 async def working(valkey: Valkey, backend: ScriptedBackend) -> AsyncIterator[Engine]:
     """A worker in this process, whose model writes what it is told."""
     async with Broker(valkey.url, TIMING) as broker:
-        metrics, sessions = Metrics(), Sessions(kept=8, idle_s=60)
+        metrics, sessions = Metrics([MODEL]), Sessions(kept=8, idle_s=60)
         courier = Courier(broker, metrics)
         engine = Engine({MODEL: ServedModel(backend, 2048)}, sessions, courier, SLOTS, 10, metrics)
         stop = asyncio.Event()

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+import gateway.jobs
 from gateway.hub import Hub
 from gateway.jobs import Jobs, Run
 from gateway.metrics import Metrics
@@ -56,7 +57,7 @@ async def running(
 ) -> AsyncIterator[Jobs]:
     """A gateway's jobs, and the hub under them."""
     hub = Hub(broker, f"g{id(bounds)}")
-    jobs = Jobs(broker, hub, bounds, deadline_s, grace_s, Metrics())
+    jobs = Jobs(broker, hub, bounds, deadline_s, grace_s, Metrics([MODEL]))
     task = asyncio.create_task(hub.run())
     try:
         yield jobs
@@ -278,6 +279,31 @@ async def test_the_place_in_the_queue(broker: Broker, player: Player) -> None:
         await until_async(lambda: reader.queued == [1])
         await (await player.take()).finish("a")
     assert reader.texts == ["a"]
+
+
+async def test_news_come_also_while_nothing_happens(
+    broker: Broker, player: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.jobs, "NEWS_S", 0.05)
+    async with running(broker) as jobs, reading(jobs, Order(JOB, REQUEST, progress=True)) as reader:
+        await until_async(lambda: reader.queued[:3] == [1, 1, 1])
+        worker = await player.take()
+        await worker.say("a")
+        await until_async(lambda: reader.queued[-2:] == [0, 0])
+        await worker.finish("b")
+    assert reader.texts == ["a", "b"]
+
+
+async def test_who_comes_back_hears_at_once_that_it_worked(broker: Broker, player: Player) -> None:
+    order = Order(JOB, REQUEST, resumable=True)
+    async with running(broker) as jobs, reading(jobs, order) as first:
+        worker = await player.take()
+        await worker.say("a")
+        await until_read(first, "a")
+        async with reading(jobs, Order(JOB, None, after=1, resumable=True, progress=True)) as second:
+            await until_async(lambda: second.queued == [0])
+            await worker.finish("b")
+    assert second.texts == ["b"]
 
 
 async def test_going_on_with_what_is_gone(broker: Broker) -> None:

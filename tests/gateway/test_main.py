@@ -92,6 +92,10 @@ def test_the_log_is_json_without_prompts(process: Gateway) -> None:
     [
         ({"deadline_s": "soon"}, "COROLLA_DEADLINE_S is 'soon', but must be a whole number from 1 to 86400"),
         ({"bind": "8000"}, "COROLLA_BIND is '8000', but must be host:port, such as 127.0.0.1:8000 or [::]:8000"),
+        (
+            {"bind": "127.0.0.1:8000", "metrics_bind": "10.0.0.1:8000"},
+            "COROLLA_METRICS_BIND must have another port than COROLLA_BIND, 8000",
+        ),
         ({"catalog": "nowhere.toml"}, "the catalogue nowhere.toml cannot be read: No such file or directory"),
     ],
 )
@@ -100,12 +104,29 @@ def test_a_wrong_setting_is_one_line(settings: dict[str, str], expected: str) ->
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", expected + "\n")
 
 
-def test_a_port_in_use_is_one_line(catalog_file: Path) -> None:
+@pytest.mark.parametrize("name", ["bind", "metrics_bind"])
+def test_a_port_in_use_is_one_line(catalog_file: Path, name: str) -> None:
     port = free_port()
+    binds = {"bind": f"127.0.0.1:{free_port()}", name: f"127.0.0.1:{port}"}
     with socket.create_server(("127.0.0.1", port)):
-        ended = run(catalog=str(catalog_file), bind=f"127.0.0.1:{port}")
+        ended = run(catalog=str(catalog_file), **binds)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == f"COROLLA_BIND: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert ended.stderr == f"COROLLA_{name.upper()}: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+def test_metrics_may_have_a_port_of_their_own(tmp_path: Path, valkey: Valkey, catalog_file: Path) -> None:
+    bind = f"127.0.0.1:{free_port()}"
+    gateway = Gateway(tmp_path / "gateway.log", valkey.url, catalog_file, metrics_bind=bind)
+    gateway.start()
+    try:
+        assert httpx.get(f"http://{bind}/metrics").status_code == 200
+        assert {line["address"] for line in gateway.lines() if line["event"] == "ready"} == {
+            gateway.url,
+            f"http://{bind}",
+        }
+        assert gateway.terminate() == 0
+    finally:
+        gateway.kill()
 
 
 def test_it_never_imports_what_only_workers_need() -> None:

@@ -48,7 +48,7 @@ def app(*origins: str) -> Starlette:
             Route("/stopped", stopped),
             WebSocketRoute("/socket", broken_socket),
         ],
-        middleware=[Middleware(Cors, origins), Middleware(Requests, Metrics())],
+        middleware=[Middleware(Cors, origins), Middleware(Requests, Metrics(()))],
         exception_handlers={HTTPException: http_failure},
     )
 

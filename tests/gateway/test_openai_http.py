@@ -299,3 +299,12 @@ async def test_unknown_fields_are_logged_once_by_name(gateway: Served, player: P
                 await gateway.client.post(COMPLETIONS, json=A_CAT | {"colour": "secret"})
     assert [line["field"] for line in logs if line["event"] == "unknown field"] == ["'colour'"]
     assert "secret" not in str(logs)
+
+
+async def test_files_and_batches_may_be_switched_off(gateway: Served, serve: Serve) -> None:
+    assert [(await gateway.client.get(path)).status_code for path in ("/v1/files", "/v1/batches")] == [200, 200]
+    async with serve(batch_api="off") as without:
+        for path in ("/v1/files", "/v1/batches", "/v1/batches/batch-1"):
+            answer = await without.client.get(path)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+        assert (await without.client.get("/v1/models")).status_code == 200

@@ -12,8 +12,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.typing import Origin
 
-from gateway import petals_ws
+from gateway import petals_socket, petals_ws
 from shared.broker import INTERRUPTED, Broker
+from shared.errors import BrokerUnavailable
 from shared.messages import FinishReason
 from tests.dialogue import Dialogue, Reply, dialogue
 from tests.gateway.conftest import MODEL, Serve, Served
@@ -60,7 +61,16 @@ async def test_tokens_come_as_they_are_made(gateway: Served, player: Player) -> 
         await performance.finish("###", reason=FinishReason.STOP)
         last = await socket.receive()
     job = performance.claim.job
-    assert last == {"ok": True, "outputs": "###", "stop": True, "token_count": 1, "job_id": job, "seq": 3}
+    assert last == {
+        "ok": True,
+        "outputs": "###",
+        "stop": True,
+        "token_count": 1,
+        "job_id": job,
+        "seq": 3,
+        "reason": "stop",
+        "kept": True,
+    }
 
 
 async def test_two_turns_in_a_session(gateway: Served, player: Player) -> None:
@@ -203,6 +213,27 @@ async def test_resume_after_an_unforeseen_error_of_the_gateway(
         assert (await socket.receive())["outputs"] == "b"
         await performance.finish("###")
         assert (await socket.receive())["stop"] is True
+
+
+async def test_resume_after_an_attempt_that_the_broker_was_not_there_for(
+    gateway: Served, player: Player, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a client that tries to go on while the broker is away
+    cursor, performance = await begin(gateway, player)
+    monkeypatch.setattr(petals_socket, "BRIEF_S", 0.2)
+    valkey.kill()
+    async with dialogue(gateway.ws_url) as socket:
+        await socket.send(cursor)
+        assert await socket.receive() == {"ok": False, "traceback": "ConnectionError: " + BrokerUnavailable().message}
+        assert await closed(socket) == 1000
+    # then it can when that is back
+    valkey.start()
+    await performance.finish("###")
+    async with dialogue(gateway.ws_url) as socket:
+        await socket.send(cursor)
+        assert (await socket.receive())["stop"] is True
+        async with player.playing("x", "###"):
+            assert await socket.text(**STREAM) == "x###"
 
 
 async def test_resume_of_a_session_and_the_generate_frame_once_more(serve: Serve, player: Player) -> None:

@@ -93,6 +93,13 @@ async def test_regenerate_and_undo(page: ChatPage, player: Player) -> None:
     await page.button("Undo").click()
     # then
     await expect(page.answer).to_have_text("first")
+    # and a further question cannot be undone with it
+    async with player.playing(" third", "###"):
+        await page.button("Regenerate").click()
+        await page.is_idle()
+        await page.ask("more")
+        await expect(page.button("Undo")).to_have_count(0)
+        await page.is_idle()
 
 
 async def test_edit_a_question_and_go_on_from_there(page: ChatPage, player: Player) -> None:

@@ -58,6 +58,38 @@ async def test_rename_delete_and_undo(page: ChatPage, player: Player) -> None:
     assert (await page.kept())[0]["title"] == "Greetings"
 
 
+async def test_a_chat_that_was_deleted_in_mid_answer_can_be_gone_on_with(page: ChatPage, player: Player) -> None:
+    # given
+    await page.ask("hi")
+    answer = await player.take()
+    await answer.say(" one")
+    await page.shows(page.answer, "one")
+    # when
+    await page.chats.hover()
+    await page.button("Delete hi").click()
+    await answer.until_cancelled()
+    await answer.finish(reason=FinishReason.CANCELLED)
+    await page.button("Undo").click()
+    # then
+    await page.shows(page.answer, "one")
+    await page.button("Continue").click()
+    more = await player.take()
+    assert str(more.claim.request.prompt).endswith("Human: hi###Assistant: one")
+    await more.finish(" two###", reason=FinishReason.STOP)
+    await expect(page.answer).to_have_text("one two")
+
+
+async def test_a_browser_without_room_is_told_of_once(page: ChatPage, player: Player) -> None:
+    await page.page.evaluate(
+        "IDBObjectStore.prototype.put = () => { throw new DOMException('full', 'QuotaExceededError') }"
+    )
+    async with player.playing(" Yes.", "###"):
+        await page.ask("hi")
+        await page.shows(page.page.locator("#toast"), "This browser has no room left for your chats")
+        await page.is_idle()
+    await expect(page.answer).to_have_text("Yes.")
+
+
 async def test_export_and_import(page: ChatPage, player: Player, tmp_path: Path) -> None:
     # given
     await chat(page, player, "Hi?", "Yes.")

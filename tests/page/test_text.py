@@ -3,6 +3,7 @@
 import pytest
 from playwright.async_api import Request, expect
 
+from shared.messages import FinishReason
 from tests.browser import ChatPage
 from tests.gateway.player import Player
 
@@ -92,6 +93,40 @@ async def test_code_is_highlighted_and_copied(page: ChatPage, player: Player) ->
     assert (await page.page.evaluate("navigator.clipboard.readText()")).startswith("Look:\n\n```python\ndef")
 
 
+async def test_what_is_focused_or_selected_stays_so_while_the_answer_grows(page: ChatPage, player: Player) -> None:
+    # given an answer that is being written
+    await page.ask("hi")
+    answer = await player.take()
+    await answer.say(" See [here](https://example.com/) and", " some")
+    await page.shows(page.answer, "some")
+    await page.answer.get_by_role("link").focus()
+    await page.page.evaluate("getSelection().selectAllChildren(document.querySelector('.assistant .text p'))")
+    selected = await page.page.evaluate("getSelection().toString()")
+    assert selected == "See here and some"
+    # when it grows, within the paragraph, after it, and to its end
+    for more in (" *more*", " words.\n\nAnd", " so on.\n\n```\nx = 1\n```\n\nThat"):
+        await answer.say(more)
+        await page.shows(page.answer, more.split("\n")[-1].strip(" *"))
+        await expect(page.answer.get_by_role("link")).to_be_focused()
+        assert (await page.page.evaluate("getSelection().toString()")).startswith(selected)
+    await answer.finish(" is all.###", reason=FinishReason.STOP)
+    await page.is_idle()
+    # then
+    await expect(page.answer.get_by_role("link")).to_be_focused()
+    assert (await page.page.evaluate("getSelection().toString()")).startswith(selected)
+    assert await page.answer.locator("> *").evaluate_all("all => all.map(each => each.tagName)") == [
+        "P",
+        "P",
+        "FIGURE",
+        "P",
+    ]
+
+
+async def test_code_in_a_list_is_highlighted_once_it_is_complete(page: ChatPage, player: Player) -> None:
+    await answered(page, player, " - a list\n\n  ```python\n  x = 1\n  ```\n\n- goes on\n\nThe end.")
+    await expect(page.answer.locator("li .hljs-number")).to_have_text("1")
+
+
 async def test_tables_numbers_and_tasks_are_as_they_were_written(page: ChatPage, player: Player) -> None:
     await answered(page, player, " |a|b|\n|-:|:-:|\n|1|2|\n\nFrom three:\n\n3. c\n4. d\n\n- [x] done\n- [ ] to do")
     cells = page.answer.locator("td")
@@ -124,3 +159,12 @@ async def test_each_paragraph_has_its_own_direction(page: ChatPage, player: Play
         " element => getComputedStyle(element).direction)"
     )
     assert directions == ["rtl", "rtl", "ltr", "rtl", "ltr"]
+
+
+async def test_code_and_formulas_go_from_left_to_right(page: ChatPage, player: Player) -> None:
+    await answered(page, player, " مرحبا `a - b` و $x - y$ بكم\n\n$$\nx - y\n$$\n\nשלום", question="مرحبا")
+    found = await page.page.evaluate(
+        "Array.from(document.querySelectorAll('.text :is(code, pre)'), getComputedStyle)"
+        ".map(style => [style.direction, style.unicodeBidi])"
+    )
+    assert found == [["ltr", "isolate"]] * 4

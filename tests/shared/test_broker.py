@@ -30,6 +30,7 @@ from shared.records import (
     SessionInfo,
     SessionSnapshot,
     Submission,
+    Unreadable,
 )
 from shared.sampling import SamplingParams
 from tests.valkey import Valkey
@@ -275,6 +276,31 @@ async def test_no_job_is_taken_while_another_server_has_just_taken_its_place(
     assert counts == [1, 1, 1, 2]
 
 
+async def test_no_job_is_taken_while_the_server_can_just_be_reached_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[int | None] = [100, None, 110, 110, 111]
+    reaped: list[str] = []
+
+    async def server() -> tuple[str, int]:
+        uptime_s = answers.pop(0)
+        if uptime_s is None:
+            raise BrokerUnavailable
+        return "one", uptime_s
+
+    async def run(name: str, *_: object) -> None:
+        reaped.append(name)
+
+    monkeypatch.setattr(broker._link, "server", server)
+    monkeypatch.setattr(broker._link, "run", run)
+    counts = []
+    while answers:
+        with contextlib.suppress(BrokerUnavailable):
+            await broker.reap()
+        counts.append(len(reaped))
+    assert counts == [1, 1, 1, 1, 2]
+
+
 async def test_workers_look_for_lost_jobs_in_turn(broker: Broker, valkey: Valkey) -> None:
     # given a job whose worker is gone, just after somebody has looked
     await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms, 60_000)
@@ -320,6 +346,23 @@ async def test_a_job_that_kills_its_workers_is_given_up(broker: Broker, valkey: 
     assert [fields for _, fields in valkey.client.xrange("{p}:dead") or []] == [{b"job": b"j1"}]
 
 
+async def test_jobs_that_gave_no_token_yet_go_on_together_and_only_the_last_trial_is_alone(broker: Broker) -> None:
+    names = ["j1", "j2", "j3"]
+    for name in names:
+        await submit(broker, job(name))
+    # given a worker that is killed while it feeds their prompts, and another one
+    for who in (ONE, OTHER):
+        assert sorted(claim.job for claim in await broker.claim(who, 9, 0)) == names
+        await broker.leave(who.worker)
+    # then one of them may be what they died of
+    claims = await broker.claim(ONE, 9, 0)
+    assert len(claims) == 1
+    assert await broker.claim(ONE, 9, 0) == []
+    # until it has a token
+    await append(broker, claims[0], 1, (A,))
+    assert len(await broker.claim(ONE, 9, 0)) == 1
+
+
 async def test_a_job_that_no_worker_can_read_fails_at_once(broker: Broker, valkey: Valkey) -> None:
     await submit(broker, job("j1"))
     await submit(broker, job("j2"))
@@ -351,6 +394,32 @@ async def test_cancel_while_running_reaches_the_worker_by_every_way(broker: Brok
     heart = Heart(valkey.url, ONE, broker.timing)
     assert heart.beat([("j1", claim.epoch)], 1).cancelled == {"j1"}
     heart.close()
+
+
+async def test_a_cancelled_job_whose_worker_is_gone_ends_all_the_same(broker: Broker) -> None:
+    # given a job that is followed, whose worker is gone, as is every other one
+    await submit(broker, job("j1"))
+    await append(broker, await claim_one(broker), 1, (A,))
+    await broker.cancel("j1")
+    # then it ends, although a gateway follows it
+    async with asyncio.timeout(5):
+        while (await broker.positions("g1", ["j1"]))["j1"].state != "done":
+            await broker.sweep()
+            await asyncio.sleep(0.02)
+    assert (await finished(broker, "j1")) == LogEntry(2, (), CANCELLED)
+
+
+async def test_an_event_that_another_version_wrote(broker: Broker, valkey: Valkey) -> None:
+    await submit(broker, job("j1"))
+    events = broker.subscribe("g1")
+    heard = asyncio.ensure_future(anext(events))
+    assert isinstance(await heard, Gap)
+    valkey.client.publish("{p}:gateway:g1", b"j1 1 0\n\x80")
+    assert await anext(events) == Unreadable("j1")
+    valkey.client.xadd("{p}:log:j1", {"t": b"", "e": b"\x80"}, id="1-0")
+    with pytest.raises(CorollaError, match="does not understand the answer") as refused:
+        await broker.attach("j1", "g1", 0)
+    assert refused.value.code is Code.INTERNAL
 
 
 async def test_detach_ends_only_what_nobody_else_follows(broker: Broker, valkey: Valkey) -> None:
@@ -557,6 +626,38 @@ async def test_ready_streams_hold_at_most_twice_the_free_slots(broker: Broker, v
         await submit(broker, job(f"j{number}"))
     assert valkey.client.xlen("{p}:ready:corolla/oracle:interactive") == 4
     assert valkey.client.hgetall("{p}:waiting") == {b"-": b"6", b"*": b"6"}
+
+
+async def test_all_jobs_that_no_worker_has_are_counted(valkey: Valkey) -> None:
+    async with Broker(valkey.url) as broker:
+        # given a worker with a job, and with a session whose next jobs wait for it, one after the other
+        await submit(broker, job("held"))
+        await claim_one(broker)
+        await broker.open_session("s1", MODEL, 64, 60_000, 9)
+        await submit(broker, job("first", session="s1"))
+        first = await claim_one(broker)
+        assert (await append(broker, first, 1, (A,), DONE)).status == "ok"
+        await submit(broker, job("own", session="s1"))
+        await submit(broker, job("turn", session="s1"))
+        # and one that another worker left, and three more, of which two may be claimed
+        await submit(broker, job("left"))
+        assert (await claim_one(broker, OTHER)).job == "left"
+        await broker.leave("w2")
+        heart = Heart(valkey.url, ONE, Timing())
+        heart.beat([], 1)
+        heart.close()
+        for number in range(3):
+            await submit(broker, job(f"j{number}"))
+        # then, where one stream also has what is held
+        streams = ["worker:w1:jobs", "ready:corolla/oracle:resumed", "ready:corolla/oracle:interactive"]
+        assert [valkey.client.xlen(f"{{p}}:{stream}") for stream in streams] == [1, 1, 3]
+        assert valkey.client.hget("{p}:waiting", "*") == b"2"
+        assert await broker.census([MODEL]) == (7, 6, 1, 0)
+        assert (await broker.overview([MODEL])).waiting == 6
+        # when one of them is claimed
+        assert (await claim_one(broker)).job == "left"
+        # then
+        assert await broker.census([MODEL]) == (7, 5, 1, 0)
 
 
 async def test_a_waiting_worker_is_woken(broker: Broker) -> None:

@@ -98,7 +98,7 @@ async def desk(
 ) -> AsyncIterator[Desk]:
     """A desk whose engine reaches the broker by `url`; ends what still runs."""
     async with Broker(valkey.url, timing) as broker, Broker(url or valkey.url, timing) as engines:
-        metrics = Metrics()
+        metrics = Metrics([MODEL])
         courier, sessions = Courier(engines, metrics), Sessions(kept, idle_s=60)
         models: Mapping[str, Served] = {MODEL: Served(backend, capacity)}
         engine = Engine(models, sessions, courier, slots, step_timeout_s, metrics)

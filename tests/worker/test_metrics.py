@@ -31,6 +31,18 @@ def served(metrics: Metrics) -> dict[str, float]:
     return scrape(port)
 
 
+def test_all_that_may_happen_to_a_model_is_counted_from_the_start() -> None:
+    # An event that came with a new series would be no increase, and so unseen by an alert.
+    found = served(Metrics([MODEL]))
+    for code in Code:
+        assert found[f"corolla_worker_step_failures_total|{code}|{MODEL}"] == 0
+    for why in (*FinishReason, *Code):
+        assert found[f"corolla_worker_jobs_ended_total|{MODEL}|{why}"] == 0
+    for name in ("vllm:request_queue_time_seconds_count", "corolla_worker_step_seconds_count"):
+        assert found[f"{name}|{MODEL}"] == 0
+    assert found[f"corolla_worker_tokens_total|{MODEL}"] == 0
+
+
 async def test_steps_tokens_and_endings_are_counted(valkey: Valkey) -> None:
     async with desk(valkey, OracleBackend(0)) as at:
         assert (await at.ask(max_new_tokens=5))[1] == JobFinished(FinishReason.LENGTH, 2, 5)

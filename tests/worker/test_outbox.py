@@ -54,7 +54,7 @@ async def test_a_lost_end_of_a_log_is_sent_again(valkey: Valkey) -> None:
 async def test_a_job_runs_ahead_of_the_broker_only_so_far(valkey: Valkey) -> None:
     async with Broker(valkey.url) as broker:
         # given a courier that rests
-        courier = Courier(broker, Metrics())
+        courier = Courier(broker, Metrics(()))
         claim = Claim("j", "1:x", JobRequest("m", SamplingParams()), 1000, (Token(1, "a"),), None)
         outbox = Outbox(claim, courier)
         for _ in range(MAX_UNSENT - 1):
