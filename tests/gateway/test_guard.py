@@ -1,6 +1,8 @@
 """API keys at a gateway: who may call what, and whose jobs, sessions, files and batches are whose."""
 
+import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 
 import httpx
@@ -113,11 +115,33 @@ async def test_an_answer_with_a_key(guarded: Served, keys: ApiKeys, player: Play
     assert openai.json()["choices"][0]["text"] == " a"
 
 
-async def test_a_broker_that_is_away_is_not_a_wrong_key(serve: Serve) -> None:
+NO_KEY = "0" * 16 + "." + "0" * 32
+
+
+async def test_a_broker_that_is_away_is_not_a_wrong_key(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.guard.BRIEF_S", 0.2)
     async with serve(auth="on", key_pepper=PEPPER, redis_url="redis://127.0.0.1:1/0") as gateway:
-        answer = await gateway.client.get("/v1/models", headers=bearer("0" * 16 + "." + "0" * 32))
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
-    assert answer.json()["error"]["message"] == BrokerUnavailable().message
+        openai = await gateway.client.get("/v1/models", headers=bearer(NO_KEY))
+        petals = await gateway.client.post(GENERATE, data=FIELDS, headers=bearer(NO_KEY))
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(gateway.ws_url, additional_headers=bearer(NO_KEY))
+    text = BrokerUnavailable().message
+    socket = refused.value.response
+    assert [openai.status_code, petals.status_code, socket.status_code] == [503] * 3
+    assert [answer.headers["retry-after"] for answer in (openai, petals, socket)] == ["2"] * 3
+    assert openai.json()["error"]["message"] == text
+    assert openai.json()["error"]["code"] == "broker_unavailable"
+    assert petals.json() == {"ok": False, "traceback": f"ConnectionError: {text}"}
+    assert json.loads(socket.body) == petals.json()
+    assert len(socket.headers["x-request-id"]) == 32
+
+
+async def test_a_broker_that_is_away_for_a_moment_is_waited_for(guarded: Served, keys: ApiKeys, valkey: Valkey) -> None:
+    headers = bearer(await keys.create("ann", ("generate",)))
+    valkey.stop()
+    asking = asyncio.create_task(guarded.client.get("/v1/models", headers=headers))
+    await asyncio.to_thread(valkey.start)
+    assert (await asking).status_code == 200
 
 
 async def test_a_websocket_needs_a_key(guarded: Served, keys: ApiKeys) -> None:
