@@ -26,6 +26,7 @@ class App {
   #chats = new Map();
   #chat;
   #hasComplained = false;
+  #unsent = new Map(); // by the id of a chat; "" for one that is not kept
   #announcer = new Announcer($("#announcer"));
   #view = new DialogueView($("#scroller"), $("#messages"), $("#latest"), this.#announcer, {
     edit: (index, text) => this.#replace(() => this.#chat.edit(index, text)),
@@ -90,13 +91,21 @@ class App {
 
   /** Open the chat that the address names, or an empty one. */
   #open() {
+    this.#unsent.set(this.#keptId, this.#composer.text);
     const named = this.#chats.get(location.hash.slice(1));
     this.#chat = named ?? this.#keep(create({ model: this.#chat?.dialogue.model ?? "" }));
     if (!named) this.#chats.delete(this.#chat.dialogue.id); // it is kept when something is asked
+    this.#composer.text = this.#unsent.get(this.#keptId) ?? "";
     this.#view.open(this.#chat);
     this.#showAll();
     this.#sidebar.close();
-    this.#composer.focus();
+    if (matchMedia("(hover: hover)").matches) this.#composer.focus(); // on a phone it would open the keyboard
+  }
+
+  /** The id of the open chat; "" where it is not kept. */
+  get #keptId() {
+    const id = this.#chat?.dialogue.id;
+    return this.#chats.has(id) ? id : "";
   }
 
   #hear(chat, what) {

@@ -134,7 +134,6 @@ export class Chat {
   async save() {
     clearTimeout(this.#saving);
     this.#saving = 0;
-    this.dialogue.changed = Date.now();
     await this.#store.save(this.dialogue, this.#draft());
   }
 
@@ -164,6 +163,7 @@ export class Chat {
     last.model = task.model;
     delete last.how;
     this.#speed.begin();
+    this.dialogue.changed = Date.now();
     this.#set({ phase: "waiting" });
     this.#listener("messages");
     this.#line.perform(this.#exchange.ask(task));
@@ -209,6 +209,7 @@ export class Chat {
     const last = this.dialogue.messages.at(-1);
     last.text = cutStop(last.text, this.writer.chat).text;
     last.how = how;
+    this.dialogue.changed = Date.now();
     this.#endedAt = performance.now();
     this.#set({ phase: "idle", trouble });
     this.#listener("messages");
