@@ -26,6 +26,7 @@ class App {
   #chats = new Map();
   #chat;
   #hasComplained = false;
+  #unseen = new Set(); // ids of chats with an answer that nobody has seen
   #unsent = new Map(); // by the id of a chat; "" for one that is not kept
   #announcer = new Announcer($("#announcer"));
   #view = new DialogueView($("#scroller"), $("#messages"), $("#latest"), this.#announcer, {
@@ -40,6 +41,7 @@ class App {
   #sidebar = new Sidebar($("#sidebar"), $("#open-sidebar"), {
     rename: (dialogue, title) => this.#rename(dialogue, title),
     remove: (dialogue) => this.#remove(dialogue),
+    markOf: ({ id }) => this.#markOf(id),
   });
 
   async start() {
@@ -96,6 +98,7 @@ class App {
     this.#chat = named ?? this.#keep(create({ model: this.#chat?.dialogue.model ?? "" }));
     if (!named) this.#chats.delete(this.#chat.dialogue.id); // it is kept when something is asked
     this.#composer.text = this.#unsent.get(this.#keptId) ?? "";
+    this.#unseen.delete(this.#chat.dialogue.id);
     this.#view.open(this.#chat);
     this.#showAll();
     this.#sidebar.close();
@@ -108,7 +111,14 @@ class App {
     return this.#chats.has(id) ? id : "";
   }
 
+  /** What is to be known of a chat before it is opened. */
+  #markOf(id) {
+    if (this.#chats.get(id)?.isBusy) return "Is being written";
+    return this.#unseen.has(id) ? "Has a new answer" : "";
+  }
+
   #hear(chat, what) {
+    if (what === "messages" && chat !== this.#chat && !chat.isBusy) this.#unseen.add(chat.dialogue.id);
     if (what === "messages") this.#list();
     if (chat !== this.#chat) return;
     if (what === "state" && chat.state.phase === "waiting") this.#models.refresh();

@@ -151,8 +151,13 @@ async def test_two_chats_write_at_the_same_time(page: ChatPage, player: Player) 
     await second.say(" two")
     # then
     await expect(page.answer).to_have_text("two")
+    marks = page.chats.locator(".mark")
+    assert await marks.evaluate_all("all => all.map(each => each.title)") == ["Is being written"] * 2
     await first.finish(" more###", reason=FinishReason.STOP)
     await second.finish(" as well###", reason=FinishReason.STOP)
     await expect(page.answer).to_have_text("two as well")
+    await expect(marks).to_have_count(1)
+    await expect(marks).to_have_attribute("aria-label", "Has a new answer")
     await page.chats.get_by_text("first").click()
     await expect(page.answer).to_have_text("one more")
+    await expect(marks).to_have_count(0)
