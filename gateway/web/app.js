@@ -118,7 +118,7 @@ class App {
   }
 
   #hear(chat, what) {
-    if (what === "messages" && chat !== this.#chat && !chat.isBusy) this.#unseen.add(chat.dialogue.id);
+    if (what === "ended" && chat !== this.#chat) this.#unseen.add(chat.dialogue.id);
     if (what === "messages") this.#list();
     if (chat !== this.#chat) return;
     if (what === "state" && chat.state.phase === "waiting") this.#models.refresh();
@@ -200,10 +200,12 @@ class App {
   }
 
   #showMessages() {
-    const { title, messages } = this.#chat.dialogue;
+    const { title, note, messages } = this.#chat.dialogue;
     $("#welcome").hidden = messages.length > 0;
     $("#title").textContent = title;
     document.title = messages.length ? `${title} · Corolla` : "Corolla";
+    $("#note").hidden = !note;
+    $("#note p").textContent = note;
     this.#view.refresh();
   }
 
@@ -290,7 +292,7 @@ class App {
 try {
   await new App().start();
 } catch (error) {
-  const text = "The page could not begin: the gateway does not answer, or this browser keeps nothing for it. ";
+  const text = "The page could not begin: the gateway does not answer, or this browser is too old for it or keeps nothing. ";
   const again = make("a", { href: location.href, textContent: "Try again", onclick: () => location.reload() });
   $("#notice").replaceChildren(make("div", { className: "trouble", role: "alert" }, text, again));
   throw error;

@@ -10,7 +10,7 @@ import { tell } from "./trouble.js";
 const SAVE_MS = 250;
 
 /**
- * Tells its listener what changed: "messages" (which there are), "text" (of the last one), "state".
+ * Tells its listener what changed: "messages" (which there are), "text" (of the last one), "state"; and "ended".
  *
  * state: {phase: "idle" | "waiting" | "writing" | "lost", ahead, attempt (0: offline), trouble}. speed: tokens per second, or 0.
  */
@@ -212,6 +212,7 @@ export class Chat {
     this.dialogue.changed = Date.now();
     this.#endedAt = performance.now();
     this.#set({ phase: "idle", trouble });
+    this.#listener("ended");
     this.#listener("messages");
     this.save();
   }
