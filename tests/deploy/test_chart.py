@@ -127,7 +127,7 @@ def test_a_setting_may_be_a_secret() -> None:
 
 def test_settings_become_variables() -> None:
     (container,) = pod(render(EVERYTHING), "worker")["containers"]
-    assert container["env"][2:] == [
+    assert container["env"][3:] == [
         {"name": "COROLLA_PEERS", "value": "/ip4/10.1.2.3/tcp/31337/p2p/Qm"},
         {"name": "COROLLA_SLOTS", "value": "16"},
     ]
@@ -184,6 +184,22 @@ def test_services_budgets_and_policies_select_the_pods() -> None:
             selectors.append(manifests["Service", "my-gateway"]["spec"]["selector"])
         assert all(selector.items() <= labels.items() for selector in selectors)
         assert {selector["app.kubernetes.io/component"] for selector in selectors} == {part}
+
+
+def test_monitoring_reaches_metrics_and_clients_do_not() -> None:
+    # given the port that gateways and workers have for it
+    manifests = render()
+    for part in ("gateway", "worker"):
+        (container,) = pod(manifests, part)["containers"]
+        assert {"name": "metrics", "containerPort": 9100} in container["ports"]
+        assert {"name": "COROLLA_METRICS_BIND", "value": "0.0.0.0:9100"} in container["env"]
+    # then it is in no service, and policies let nobody but monitoring come there
+    assert manifests["Service", "my-gateway"]["spec"]["ports"] == [{"name": "http", "port": 80, "targetPort": "http"}]
+    namespace = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    monitoring = {"from": [namespace], "ports": [{"port": "metrics"}]}
+    clients = {"from": [{"namespaceSelector": {}}], "ports": [{"port": "http"}]}
+    allowed = {part: manifests["NetworkPolicy", f"my-{part}"]["spec"]["ingress"] for part in PARTS}
+    assert allowed == {"gateway": [clients, monitoring], "batches": [], "worker": [monitoring]}
 
 
 def test_workers_are_scaled_by_all_jobs_that_are_not_finished() -> None:

@@ -76,6 +76,11 @@ resources: {{ toYaml (index (index . 0).Values (index . 1)).resources | nindent 
       key: {{ index $root.Values.broker (printf "%sKey" $kind) }}
 - name: COROLLA_CATALOG
   value: /etc/corolla/catalog.toml
+{{- if ne $part "batches" }}
+# The port named metrics, where monitoring comes and clients do not.
+- name: COROLLA_METRICS_BIND
+  value: 0.0.0.0:9100
+{{- end }}
 {{- range $name, $value := merge (dict) (index $root.Values $part).settings (index $root.Values $kind).settings }}
 - name: {{ $name }}
   value: {{ $value | quote }}
