@@ -40,6 +40,9 @@ LITTLE = {
     "ingress": {"enabled": False},
     "networkPolicy": {"enabled": False},
 }
+STORE = {"files": {"url": "s3://bucket/files"}}
+NO_BATCHES = {"batches": {"enabled": False}}
+ALL = {"default": None, "everything": EVERYTHING, "little": LITTLE, "store": STORE, "no batches": NO_BATCHES}
 
 Manifest = dict[str, Any]
 
@@ -67,7 +70,7 @@ def test_helm_finds_nothing_to_complain_about() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("values", [None, EVERYTHING, LITTLE], ids=["default", "everything", "little"])
+@pytest.mark.parametrize("values", ALL.values(), ids=ALL)
 def test_every_manifest_is_valid(values: Manifest | None, version: str) -> None:
     for (kind, _), manifest in render(values).items():
         if not manifest["apiVersion"].startswith("keda.sh/"):
@@ -84,6 +87,9 @@ def test_what_there_is() -> None:
     more |= {("Ingress", "my-gateway"), ("ScaledObject", "my-worker"), ("TriggerAuthentication", "my-worker")}
     assert render(LITTLE).keys() == base
     assert render().keys() == base | more
+    assert render(STORE).keys() == (base | more) - files
+    batches = {(kind, "my-batches") for kind in ("Deployment", "PodDisruptionBudget", "NetworkPolicy")}
+    assert render(NO_BATCHES).keys() == (base | more) - files - batches
 
 
 def test_the_catalogue_is_the_one_of_the_values(tmp_path: Any) -> None:
@@ -157,9 +163,26 @@ def test_gateways_and_batches_share_files(values: Manifest | None, claim: str) -
         assert manifests["PersistentVolumeClaim", claim]["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_what_a_pod_mounts_it_has() -> None:
+def test_files_may_lie_in_a_store() -> None:
+    manifests = render(STORE)
+    for part in ("gateway", "batches"):
+        (container,) = pod(manifests, part)["containers"]
+        assert {"name": "COROLLA_FILES", "value": "s3://bucket/files"} in container["env"]
+        assert [each["name"] for each in container["volumeMounts"]] == ["catalog", "tmp"]
+    assert "COROLLA_FILES" not in str(pod(manifests, "worker"))
+
+
+def test_gateways_know_that_there_are_no_batches() -> None:
+    (container,) = pod(render(NO_BATCHES), "gateway")["containers"]
+    assert {"name": "COROLLA_BATCH_API", "value": "off"} in container["env"]
+    assert [each["name"] for each in container["volumeMounts"]] == ["catalog", "tmp"]
+    assert "COROLLA_BATCH_API" not in str(pod(render(), "gateway"))
+
+
+@pytest.mark.parametrize("values", [None, STORE], ids=["default", "store"])
+def test_what_a_pod_mounts_it_has(values: Manifest | None) -> None:
     for part in PARTS:
-        spec = pod(render(), part)
+        spec = pod(render(values), part)
         (container,) = spec["containers"]
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
     assert pod(render(EVERYTHING), "worker")["volumes"][-1]["persistentVolumeClaim"] == {"claimName": "models"}
