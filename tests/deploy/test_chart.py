@@ -193,6 +193,13 @@ def test_a_gateway_has_time_to_end_what_it_has_begun() -> None:
     assert spec["terminationGracePeriodSeconds"] >= GRACE_S + 5 + 5  # what preStop takes, and some more
 
 
+def test_a_gateway_has_disk_for_the_files_that_are_sent_to_it() -> None:
+    (tmp,) = [each for each in pod(render(), "gateway")["volumes"] if each["name"] == "tmp"]
+    assert tmp["emptyDir"] == {"sizeLimit": "2Gi"}  # on disk, where no medium is named
+    largest = int(rules(gateway_settings.Settings)["COROLLA_MAX_FILE_BYTES"].default)
+    assert 20 * largest <= 2 << 30
+
+
 def test_services_budgets_and_policies_select_the_pods() -> None:
     manifests = render()
     for part in PARTS:
