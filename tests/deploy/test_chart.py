@@ -239,6 +239,19 @@ def test_workers_are_scaled_by_all_jobs_that_are_not_finished() -> None:
     assert render(LITTLE)["Deployment", "my-worker"]["spec"]["replicas"] == 1
 
 
+def test_gateways_are_scaled_by_the_core_that_each_can_use() -> None:
+    (metric,) = render()["HorizontalPodAutoscaler", "my-gateway"]["spec"]["metrics"]
+    assert metric["resource"] == {"name": "cpu", "target": {"type": "AverageValue", "averageValue": "700m"}}
+
+
+def test_neither_gateways_nor_workers_go_too_soon() -> None:
+    manifests = render()
+    gateway = manifests["HorizontalPodAutoscaler", "my-gateway"]["spec"]
+    worker = manifests["ScaledObject", "my-worker"]["spec"]["advanced"]["horizontalPodAutoscalerConfig"]
+    for scaled in (gateway, worker):
+        assert scaled["behavior"]["scaleDown"] == {"stabilizationWindowSeconds": 600}
+
+
 def test_the_scalers_user_may_count_jobs_and_nothing_else(valkey: Valkey) -> None:
     # given the user that the values tell of
     (words,) = re.findall(r"# +user scaler (.*)", (FOLDER / "values.yaml").read_text())
