@@ -14,7 +14,7 @@ from gateway import settings as gateway_settings
 from gateway.server import GRACE_S
 from shared import catalog
 from shared.keys import Keys
-from shared.settings import rules
+from shared.settings import read, rules
 from tests.services import ROOT
 from tests.valkey import Valkey
 from worker import settings as worker_settings
@@ -51,10 +51,17 @@ def render(values: Manifest | None = None) -> dict[tuple[str, str], Manifest]:
     """The manifests, by kind and name."""
     with Chart.load(FOLDER) as chart:
         files = chart.render(values, name="my", namespace="corolla")
-    manifests = [each for file in files.values() for each in yaml.safe_load_all(file) if each]
+    told = [file for name, file in files.items() if name.endswith(".yaml")]
+    manifests = [each for file in told for each in yaml.safe_load_all(file) if each]
     found = {(each["kind"], each["metadata"]["name"]): each for each in manifests}
     assert len(found) == len(manifests)
     return found
+
+
+def notes(values: Manifest | None = None) -> str:
+    """What an operator is told after the installation."""
+    with Chart.load(FOLDER) as chart:
+        return str(chart.render(values, name="my", namespace="corolla")["corolla/templates/NOTES.txt"])
 
 
 def pod(manifests: dict[tuple[str, str], Manifest], part: str) -> Manifest:
@@ -123,12 +130,30 @@ def test_secrets_are_references() -> None:
 
 
 def test_a_setting_may_be_a_secret() -> None:
-    manifests = render({"gateway": {"secrets": {"COROLLA_KEY_PEPPER": "pepper"}}})
+    manifests = render({"gateway": {"secrets": {"COROLLA_KEY_PEPPER": "my-pepper"}}})
     for part in ("gateway", "batches"):
         (container,) = pod(manifests, part)["containers"]
-        reference = {"secretKeyRef": {"name": "corolla-broker", "key": "pepper"}}
+        reference = {"secretKeyRef": {"name": "corolla-broker", "key": "my-pepper"}}
         assert container["env"][-1] == {"name": "COROLLA_KEY_PEPPER", "valueFrom": reference}
     assert "pepper" not in str(pod(manifests, "worker"))
+
+
+def test_callers_need_keys_unless_that_is_switched_off() -> None:
+    # given what a gateway is started with
+    (container,) = pod(render(), "gateway")["containers"]
+    environ = {each["name"]: each.get("value", "p" * 32) for each in container["env"]}
+    # then
+    assert read(gateway_settings.Settings, environ | {"COROLLA_REDIS_URL": "redis://x"}).needs_keys
+    create = "kubectl exec -n corolla deploy/my-gateway -- python -m deploy.keys create NAME"
+    assert create in notes()
+    off = {"gateway": {"settings": {"COROLLA_AUTH": "off"}}}
+    assert create not in notes(off)
+    assert "everybody who reaches the gateways may call" in notes(off)
+
+
+def test_an_operator_is_told_that_there_are_no_batches() -> None:
+    assert "There are no batches" in notes(NO_BATCHES)
+    assert "There are no batches" not in notes()
 
 
 def test_settings_become_variables() -> None:
@@ -146,8 +171,8 @@ def test_batches_are_answered_as_gateways_would() -> None:
     manifests = render(values)
     gateway, batches = (pod(manifests, part)["containers"][0] for part in ("gateway", "batches"))
     assert batches["command"] == ["python", "-m", "gateway.batch_worker"]
-    added = {each["name"]: each["value"] for each in batches["env"][2:]}
-    assert added == {"A": "1", "B": "3", "COROLLA_AUTH": "off", "COROLLA_TRUSTED_PROXIES": "10.0.0.0/8"}
+    added = {each["name"]: each["value"] for each in batches["env"][2:] if "value" in each}
+    assert added == {"A": "1", "B": "3", "COROLLA_AUTH": "on", "COROLLA_TRUSTED_PROXIES": "10.0.0.0/8"}
     assert batches["image"] == gateway["image"]
 
 
