@@ -1,4 +1,4 @@
-"""The Helm chart, rendered by Helm's own code and held against Kubernetes' own schemas."""
+"""The Helm chart, rendered by Helm's own code and held against the schemas of Kubernetes and of KEDA."""
 
 import re
 from typing import Any
@@ -7,6 +7,7 @@ import kubernetes_validate
 import pytest
 import redis
 import yaml
+from cloudcoil.models.keda import v1alpha1 as keda
 from helm_python import Chart, lint
 from redis.exceptions import NoPermissionError
 
@@ -80,7 +81,9 @@ def test_helm_finds_nothing_to_complain_about() -> None:
 @pytest.mark.parametrize("values", ALL.values(), ids=ALL)
 def test_every_manifest_is_valid(values: Manifest | None, version: str) -> None:
     for (kind, _), manifest in render(values).items():
-        if not manifest["apiVersion"].startswith("keda.sh/"):
+        if manifest["apiVersion"] == "keda.sh/v1alpha1":
+            getattr(keda, kind).model_validate(manifest, extra="forbid")
+        else:
             kubernetes_validate.validate(manifest, version, strict=True)
         assert re.fullmatch(r"[a-z0-9-]{1,63}", manifest["metadata"]["name"]), kind
 
