@@ -1,6 +1,4 @@
--- Put before every script: what several operations share. ARGV[1] is the prefix of all keys (one hash tag).
--- Key schema: shared/keys.py. Times are milliseconds of Redis' own clock.
-local P = ARGV[1]
+-- Put before every script: what several operations share. Times are milliseconds of Redis' own clock.
 local PRIORITIES = { 'interactive', 'batch' }
 local LANES = { 'resumed', 'interactive', 'batch' }
 
@@ -213,19 +211,6 @@ local function next_turn(session, job)
   end
   count_waiting(tenant, -1)
   place(following)
-end
-
--- Write one log entry and tell every gateway that follows the job. The only PUBLISH of events: a worker whose lease
--- is gone cannot be heard. A gateway that nobody hears is forgotten; it attaches again when it is back.
-local function emit(job, last, tokens, ending)
-  redis.call('XADD', P .. 'log:' .. job, last .. '-0', 't', tokens, 'e', ending)
-  redis.call('HSET', P .. 'job:' .. job, 'last', last, unpack(tokens == '' and {} or { 'stalls', 0 }))
-  local message = job .. ' ' .. last .. ' ' .. #tokens .. '\n' .. tokens .. ending
-  for _, gateway in ipairs(redis.call('SMEMBERS', P .. 'sub:' .. job)) do
-    if redis.call('PUBLISH', P .. 'gateway:' .. gateway, message) == 0 then
-      redis.call('SREM', P .. 'sub:' .. job, gateway)
-    end
-  end
 end
 
 -- End a job with an entry that holds its ending (and perhaps its last tokens).
