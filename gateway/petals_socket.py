@@ -54,6 +54,7 @@ class _Conversation:
         self._actions: asyncio.Queue[Action] = asyncio.Queue()
         self._run: Run | None = None
         self._cancelled = ""
+        self._turns = 0  # jobs of the session that are known to have ended
         self._vanished = False
         self._clock = asyncio.get_running_loop().time
         self._active_at = self._clock()
@@ -149,6 +150,7 @@ class _Conversation:
                 found = await patiently(lambda: broker.session(session, self._caller.account), BRIEF_S)
                 if found is None:
                     raise session_not_found(session)
+                self._turns = found.turns
                 await self._pass_on(self._dialogue.rejoined(found.model))
             case Start(job, session, request):
                 await self._answer(self._order(job, session, request, 0))
@@ -159,7 +161,16 @@ class _Conversation:
 
     def _order(self, job: str, session: str, request: JobRequest | None, after: int) -> Order:
         caller, dialogue = self._caller, self._dialogue
-        return Order(job, request, session, "", after, dialogue.resumable, dialogue.progress, caller=caller)
+        return Order(
+            job,
+            request,
+            session,
+            after=after,
+            resumable=dialogue.resumable,
+            progress=dialogue.progress,
+            turns=self._turns,
+            caller=caller,
+        )
 
     async def _answer(self, order: Order) -> None:
         try:
@@ -168,6 +179,7 @@ class _Conversation:
                     await self._run.cancel()
                 async for event in events:
                     await self._pass_on(self._dialogue.event(event))
+                self._turns += self._run.settled and self._run.is_new
         finally:
             self._run = None
             self._active_at = self._clock()

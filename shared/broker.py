@@ -75,8 +75,8 @@ class Broker:
     async def submit(self, job: Submission, bounds: Bounds) -> str:
         """Accept a job: "accepted", or "known" where that id was accepted before; the gateway follows it from here.
 
-        Raises Busy where a bound is reached, CorollaError(SESSION_NOT_FOUND), and CorollaError(INVALID) where the id is
-        that of another account's job.
+        Raises Busy where a bound is reached, CorollaError(SESSION_NOT_FOUND), CorollaError(DISCONTINUITY) where the
+        broker has lost a part of the session, and CorollaError(INVALID) where the id is that of another account's job.
         """
         status, *waiting = await self._link.run(
             "submit",
@@ -98,6 +98,7 @@ class Broker:
             job.account,
             bounds.requests_per_min,
             bounds.tokens_per_min,
+            job.turns,
         )
         match status:
             case b"tenant busy":
@@ -110,6 +111,8 @@ class Broker:
                 raise CorollaError(Code.INVALID, "The job's id is taken")
             case b"no session":
                 raise CorollaError(Code.SESSION_NOT_FOUND, f"Session '{job.session}' expired or does not exist")
+            case b"forgotten":
+                raise CorollaError(INTERRUPTED.code, INTERRUPTED.message)
         return str(status, "ascii")
 
     async def attach(self, job: str, gateway: str, after: int) -> Attached | None:
@@ -185,7 +188,7 @@ class Broker:
     async def session(self, session: str, account: str = "") -> SessionInfo | None:
         """An open session, its life renewed; None where it expired or never was, or is another account's."""
         found = await self._link.run("session", [self.keys.session(session)], session, account)
-        return SessionInfo(session, str(found[0], "utf-8"), found[1]) if found else None
+        return SessionInfo(session, str(found[0], "utf-8"), *found[1:]) if found else None
 
     async def close_session(self, session: str, account: str = "") -> None:
         """Close a dialogue and cancel its jobs; one that is gone is closed already, another account's stays open."""

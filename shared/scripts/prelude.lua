@@ -228,7 +228,10 @@ local function finish(job, last, tokens, ending, finished_ms)
   redis.call('DEL', P .. 'sub:' .. job)
   redis.call('PEXPIRE', key, finished_ms)
   redis.call('PEXPIRE', P .. 'log:' .. job, finished_ms)
-  if f[1] ~= '' then next_turn(f[1], job) end
+  if f[1] == '' then return end
+  local session = P .. 'session:' .. f[1]
+  if redis.call('EXISTS', session) == 1 then redis.call('HINCRBY', session, 'ended', 1) end
+  next_turn(f[1], job)
 end
 
 local function finish_early(job, ending, finished_ms)
