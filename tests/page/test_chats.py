@@ -68,6 +68,12 @@ async def test_a_question_that_was_not_sent_waits_in_its_chat(page: ChatPage, pl
     await expect(page.question).to_have_value("half a question")
     await page.button("New chat").click()
     await expect(page.question).to_have_value("another")
+    # and is not there again once it was sent
+    async with player.playing(" Yes.", "###"):
+        await page.question.press("Enter")
+        await page.is_idle()
+    await page.button("New chat").click()
+    await expect(page.question).to_have_value("")
 
 
 async def test_a_new_name_or_setting_does_not_move_a_chat(page: ChatPage, player: Player) -> None:
