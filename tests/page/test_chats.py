@@ -111,7 +111,7 @@ async def test_a_chat_that_was_deleted_in_mid_answer_can_be_gone_on_with(page: C
 
 async def test_a_browser_without_room_is_told_of_once(page: ChatPage, player: Player) -> None:
     await page.page.evaluate(
-        "IDBObjectStore.prototype.put = () => { throw new DOMException('full', 'QuotaExceededError') }"
+        "() => { IDBObjectStore.prototype.put = () => { throw new DOMException('full', 'QuotaExceededError') } }"
     )
     async with player.playing(" Yes.", "###"):
         await page.ask("hi")
