@@ -93,11 +93,13 @@ class App {
 
   /** Open the chat that the address names, or an empty one. */
   #open() {
-    this.#unsent.set(this.#keptId, this.#composer.text);
+    const isFirst = !this.#chat; // then what is in the composer was typed while the page began
+    if (!isFirst) this.#unsent.set(this.#keptId, this.#composer.text);
     const named = this.#chats.get(location.hash.slice(1));
     this.#chat = named ?? this.#keep(create({ model: this.#chat?.dialogue.model ?? "" }));
     if (!named) this.#chats.delete(this.#chat.dialogue.id); // it is kept when something is asked
-    this.#composer.text = this.#unsent.get(this.#keptId) ?? "";
+    if (!isFirst) this.#composer.text = this.#unsent.get(this.#keptId) ?? "";
+    this.#unsent.delete(this.#keptId);
     this.#unseen.delete(this.#chat.dialogue.id);
     this.#view.open(this.#chat);
     this.#showAll();

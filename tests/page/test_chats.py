@@ -68,6 +68,12 @@ async def test_a_question_that_was_not_sent_waits_in_its_chat(page: ChatPage, pl
     await expect(page.question).to_have_value("half a question")
     await page.button("New chat").click()
     await expect(page.question).to_have_value("another")
+    # and is not there again once it was sent
+    async with player.playing(" Yes.", "###"):
+        await page.question.press("Enter")
+        await page.is_idle()
+    await page.button("New chat").click()
+    await expect(page.question).to_have_value("")
 
 
 async def test_a_new_name_or_setting_does_not_move_a_chat(page: ChatPage, player: Player) -> None:
@@ -105,7 +111,7 @@ async def test_a_chat_that_was_deleted_in_mid_answer_can_be_gone_on_with(page: C
 
 async def test_a_browser_without_room_is_told_of_once(page: ChatPage, player: Player) -> None:
     await page.page.evaluate(
-        "IDBObjectStore.prototype.put = () => { throw new DOMException('full', 'QuotaExceededError') }"
+        "() => { IDBObjectStore.prototype.put = () => { throw new DOMException('full', 'QuotaExceededError') } }"
     )
     async with player.playing(" Yes.", "###"):
         await page.ask("hi")
