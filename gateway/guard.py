@@ -22,7 +22,7 @@ SCOPES: dict[str, api_keys.Scope] = {"/metrics": "metrics", "/v1/files": "batche
 SUBPROTOCOL = "corolla"
 _KEY_PROTOCOL = "key."
 _NO_KEY = "An API key is needed: `Authorization: Bearer KEY`"
-_WRONG_KEY = "This API key does not count, or not any more"
+WRONG_KEY = "This API key does not count, or not any more"
 
 
 class Guard:
@@ -60,7 +60,7 @@ class Guard:
             return 401, _NO_KEY
         found = await self._keys.find(key)
         if found is None:
-            return 401, _WRONG_KEY
+            return 401, WRONG_KEY
         needed = _needed(scope["path"])
         if needed not in found.scopes:
             return 403, f"This API key is not for this: it lacks the scope `{needed}`"

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from gateway.settings import Settings
@@ -150,6 +150,28 @@ async def test_a_websocket_needs_a_key(guarded: Served, keys: ApiKeys) -> None:
     assert refused.value.response.status_code == 403
     async with dialogue(guarded, await keys.create("ann", ("generate",))) as socket:
         assert (await socket.open(max_length=9))["ok"]
+
+
+async def test_a_revoked_key_gets_no_further_answer_on_an_open_websocket(
+    guarded: Served, keys: ApiKeys, player: Player
+) -> None:
+    key = await keys.create("ann", ("generate",))
+    asking = {"type": "generate", "inputs": "hi", "max_new_tokens": 1, "stop_sequence": "###"}
+    async with dialogue(guarded, key) as socket:
+        await socket.open(max_length=99)
+        # given an answer that is under way when the key is revoked
+        await socket.send(asking)
+        performance = await player.take()
+        assert await keys.revoke(key[:16])
+        await performance.finish("###")
+        assert (await socket.receive())["outputs"] == "###"
+        # then it was the last one
+        await socket.send(asking)
+        refused = await socket.receive()
+        with pytest.raises(ConnectionClosed):
+            await socket.receive()
+    assert refused == {"ok": False, "traceback": "PermissionError: This API key does not count, or not any more"}
+    assert not await player.is_offered_more()
 
 
 async def test_a_page_gives_its_key_as_a_subprotocol(guarded: Served, keys: ApiKeys) -> None:
