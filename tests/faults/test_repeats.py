@@ -203,7 +203,7 @@ async def _alive(at: Stage) -> Operation:
 
 async def _census(at: Stage) -> Operation:
     await at.run()
-    return by_broker(lambda broker: broker.census())
+    return by_broker(lambda broker: broker.census([MODEL]))
 
 
 async def _claim(at: Stage) -> Operation:
