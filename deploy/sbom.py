@@ -1,4 +1,5 @@
-"""`python -m deploy.sbom NAME`: what an image holds, as a CycloneDX list: Python's packages, and those of Debian.
+"""`python -m deploy.sbom NAME`: what an image holds, as a CycloneDX list: Python and its packages, the
+page's and Debian's.
 
 Format: https://cyclonedx.org/docs/1.6/json/. Run by the image's own Python, with the standard library alone; it says
 the same whenever it is run.
@@ -6,14 +7,18 @@ the same whenever it is run.
 
 import importlib.metadata
 import json
+import platform
 import re
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 DEBIAN = Path("/var/lib/dpkg/status")
+# Written by npm.
+PAGE = Path("gateway/web/node_modules/.package-lock.json")
 
 Component = dict[str, Any]
 
@@ -25,8 +30,7 @@ def main() -> None:
 
 def listing(name: str) -> dict[str, Any]:
     """The whole list, for the image of that name."""
-    status = DEBIAN.read_text() if DEBIAN.exists() else ""
-    components = [*python_packages(), *debian_packages(status)]
+    components = [python(), *python_packages(), *page_packages(_text(PAGE)), *debian_packages(_text(DEBIAN))]
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
@@ -36,12 +40,26 @@ def listing(name: str) -> dict[str, Any]:
     }
 
 
+def python() -> Component:
+    """The Python that runs this, which Debian may know nothing of."""
+    version = platform.python_version()
+    return {**_component("python", version, f"pkg:generic/python@{version}"), "type": "platform"}
+
+
 def python_packages() -> Iterator[Component]:
-    """What is installed for this Python."""
-    found = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
-    for name, version in found.items():
+    """What is installed for this Python, and where that is a virtual environment's, for the one that it was made by."""
+    base = sysconfig.get_path("purelib", vars={"base": sys.base_prefix})
+    found = {(each.metadata["Name"], each.version) for each in importlib.metadata.distributions(path=[*sys.path, base])}
+    for name, version in found:
         normal = re.sub(r"[-_.]+", "-", name).lower()
         yield _component(name, version, f"pkg:pypi/{normal}@{quote(version)}")
+
+
+def page_packages(lock: str) -> Iterator[Component]:
+    """What npm says is installed for the page."""
+    for path, package in json.loads(lock or '{"packages": {}}')["packages"].items():
+        name, version = path.rpartition("node_modules/")[2], package["version"]
+        yield _component(name, version, f"pkg:npm/{quote(name)}@{quote(version)}")
 
 
 def debian_packages(status: str) -> Iterator[Component]:
@@ -52,6 +70,10 @@ def debian_packages(status: str) -> Iterator[Component]:
             name, version = fields["Package"], fields["Version"]
             purl = f"pkg:deb/debian/{quote(name)}@{quote(version, safe='')}?arch={fields['Architecture']}"
             yield _component(name, version, purl)
+
+
+def _text(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
 
 
 def _component(name: str, version: str, purl: str) -> Component:

@@ -3,9 +3,10 @@
 Until SIGINT or SIGTERM; then the answers under way are read to their end, and a line of JSON says what was seen. Half
 of the readers ask over WebSockets, the others by server-sent events, but for one that makes calls by HTTP, and one that
 sends batches. A broken connection is made anew, and its answer resumed, as clients are meant to do; a call that got no
-answer is made again. Greedy answers are the same every time: each one is compared with the first answer to its
-question, which was read before there was any other reader.
-Exit status 1 where a text differed or an error was told.
+answer, or was told when to come back, is made again. Greedy answers are the same every time: each one is compared with
+the first answer to its question, which was read before there was any other reader.
+Exit status 1 where a text differed, an error was told, or a kind of reader got nothing; with --no-repeats also where a
+call had to be made again.
 """
 
 import argparse
@@ -19,15 +20,17 @@ import secrets
 import signal
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.frames import CloseCode
 
 QUESTIONS = ("hi", "How do I add a worker?", "How do I add a gateway?", "What is Corolla?", "How do I stop it?")
 STOP = "###"
@@ -36,6 +39,8 @@ TOKENS = 60  # of an HTTP call, and of the answers of a batch
 LINES = 10  # of a batch
 PATIENCE_S, BATCH_PATIENCE_S = 120.0, 300.0  # a batch whose process was killed is found a minute and a half later
 PAUSE_S = 0.2
+# What says that there is another gateway to go to.
+MOVED = (CloseCode.GOING_AWAY, CloseCode.SERVICE_RESTART)
 
 Reply = dict[str, Any]
 
@@ -46,11 +51,10 @@ class WrongError(Exception):
 
 @dataclasses.dataclass
 class Seen:
-    """What the readers have seen. resumed: answers that went on over another connection; repeated: calls that were made
-    again, by reason."""
+    """What the readers have seen. answers: by kind of reader; resumed: answers that went on over another connection;
+    repeated: calls that were made again, by reason."""
 
-    answers: int = 0
-    batches: int = 0
+    answers: Counter[str] = dataclasses.field(default_factory=Counter)
     tokens: int = 0
     resumed: int = 0
     repeated: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -81,11 +85,16 @@ class Reader:
         raise WrongError(f"no end within {PATIENCE_S:g} s")
 
     async def _again(self, error: Exception, resumed: bool) -> None:
-        """The connection broke, or was refused: soon there is another one."""
+        """The connection broke, or was refused: soon there is another one. Raises WrongError where it was answered."""
+        self._note(error, resumed)
+        await asyncio.sleep(PAUSE_S)
+
+    def _note(self, error: Exception, resumed: bool) -> None:
+        if fault := _fault(error):
+            raise WrongError(fault)
         self._seen.resumed += resumed
         if not resumed:
             self._seen.repeated[f"{type(error).__name__}: {error}"] += 1
-        await asyncio.sleep(PAUSE_S)
 
     async def _replies(self, question: str, cursor: Reply) -> AsyncIterator[Reply]:
         """Replies of one connection; `cursor` is the frame by which the next one resumes."""
@@ -96,8 +105,8 @@ class Reader:
             else:
                 session = await _ask(socket, question)
             before = time.monotonic()
-            async for frame in socket:
-                reply = _checked(json.loads(frame))
+            while True:
+                reply = _checked(json.loads(await socket.recv()))
                 silence_s, before = time.monotonic() - before, time.monotonic()
                 self._seen.longest_silence_s = max(self._seen.longest_silence_s, silence_s)
                 where = {"session_id": session, "job_id": reply["job_id"], "after": reply["seq"]}
@@ -149,15 +158,35 @@ class Reader:
         end = time.monotonic() + BATCH_PATIENCE_S
         while time.monotonic() < end:
             try:
-                texts = await asyncio.to_thread(_batch, self._address, "\n".join(lines), end)
+                texts = await asyncio.to_thread(self._batch, "\n".join(lines), end)
             except (OSError, http.client.HTTPException) as error:
                 await self._again(error, False)
             else:
-                self._seen.batches += 1
                 if len(texts) != LINES or len(set(texts)) != 1:
                     raise WrongError(f"{LINES} equal answers are not {texts!r}")
                 return texts[0]
         raise WrongError(f"no batch within {BATCH_PATIENCE_S:g} s")
+
+    def _batch(self, lines: str, end: float) -> list[str]:
+        """The texts that came of a batch of these lines. Raises OSError."""
+        form = (
+            '--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+            f'--x\r\ncontent-disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{lines}\r\n--x--\r\n'
+        )
+        file = _json(self._address, "/v1/files", form.encode(), content_type="multipart/form-data; boundary=x")
+        batch = _json(self._address, "/v1/batches", {"input_file_id": file["id"], "endpoint": CHAT})
+        while batch["status"] != "completed":
+            if time.monotonic() > end or batch["status"] in ("failed", "expired", "cancelled"):
+                raise WrongError(f"the batch is {batch['status']}")
+            time.sleep(PAUSE_S)
+            # Who asks once more does no harm.
+            try:
+                batch = _json(self._address, f"/v1/batches/{batch['id']}")
+            except (OSError, http.client.HTTPException) as error:
+                self._note(error, False)
+        with _call(self._address, f"/v1/files/{batch['output_file_id']}/content", None) as content:
+            answers = [json.loads(line)["response"]["body"] for line in content]
+        return [answer["choices"][0]["message"]["content"] for answer in answers]
 
 
 @dataclasses.dataclass
@@ -191,6 +220,24 @@ class _Cursor:
         return int(bool(piece))
 
 
+def _fault(error: Exception) -> str | None:
+    """What an error says that no client should be told; None where a connection was lost, or is to be made later."""
+    match error:
+        case urllib.error.HTTPError():
+            return _fault_in(error.code, dict(error.headers.items()))
+        case InvalidStatus(response=response):
+            return _fault_in(response.status_code, dict(response.headers.raw_items()))
+        case ConnectionClosed(rcvd=close) if close and close.code not in MOVED:
+            return f"the WebSocket was closed: {error}"
+    return None
+
+
+def _fault_in(status: int, headers: Mapping[str, str]) -> str | None:
+    if status in (429, 503) and "retry-after" in {name.lower() for name in headers}:
+        return None
+    return f"the status is {status}"
+
+
 def _dialogue(question: str) -> Reply:
     return {"messages": [{"role": "user", "content": question}], "temperature": 0}
 
@@ -206,26 +253,6 @@ def _json(address: str, path: str, body: Reply | bytes | None = None, **headers:
     with _call(address, path, body, {name.replace("_", "-"): value for name, value in headers.items()}) as answer:
         found: Reply = json.load(answer)
         return found
-
-
-def _batch(address: str, lines: str, end: float) -> list[str]:
-    """The texts that came of a batch of these lines. Raises OSError."""
-    form = (
-        '--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
-        f'--x\r\ncontent-disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{lines}\r\n--x--\r\n'
-    )
-    file = _json(address, "/v1/files", form.encode(), content_type="multipart/form-data; boundary=x")
-    batch = _json(address, "/v1/batches", {"input_file_id": file["id"], "endpoint": CHAT})
-    while batch["status"] != "completed":
-        if time.monotonic() > end or batch["status"] in ("failed", "expired", "cancelled"):
-            raise WrongError(f"the batch is {batch['status']}")
-        time.sleep(PAUSE_S)
-        # Who asks again does no harm, whatever went wrong.
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            batch = _json(address, f"/v1/batches/{batch['id']}")
-    with _call(address, f"/v1/files/{batch['output_file_id']}/content", None) as content:
-        answers = [json.loads(line)["response"]["body"] for line in content]
-    return [answer["choices"][0]["message"]["content"] for answer in answers]
 
 
 async def _ask(socket: ClientConnection, question: str) -> str:
@@ -260,6 +287,7 @@ async def read_all(address: str, readers: int) -> Seen:
     reader = Reader(address, seen)
     streams = [reader.stream, reader.events] * (readers // 2)
     ways = [*streams[: readers - 2], reader.call, reader.batch]
+    seen.answers.update({way.__name__: 0 for way in ways})
     truth = {(way.__name__, question): await way(question) for way in {*ways} for question in QUESTIONS}
 
     async def read(number: int) -> None:
@@ -271,7 +299,7 @@ async def read_all(address: str, readers: int) -> Seen:
                 text = await way(question)
                 if text != truth[way.__name__, question]:
                     raise WrongError(f"{text!r} is not {truth[way.__name__, question]!r}")
-                seen.answers += 1
+                seen.answers[way.__name__] += 1
             except WrongError as error:
                 seen.errors.append(f"{way.__name__}: {error}")
 
@@ -287,11 +315,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.streams", description="Read many answers at once.")
     parser.add_argument("address", help="HOST:PORT of a gateway or a load balancer")
     parser.add_argument("--readers", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--no-repeats", action="store_true", help="no call may have to be made again")
     arguments = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
         seen = asyncio.run(read_all(arguments.address, arguments.readers))
         print(json.dumps(vars(seen) | {"errors": Counter(seen.errors)}), flush=True)
-        return int(bool(seen.errors) or not seen.answers)
+        complete = all(seen.answers.values()) and not (arguments.no_repeats and seen.repeated)
+        return int(bool(seen.errors) or not complete)
     return 130
 
 

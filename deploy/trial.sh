@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Try what docker-compose.yml promises: whatever is killed or restarted, no client loses a token, over WebSockets, by
-# server-sent events, HTTP calls or in batches.
+# Try what docker-compose.yml promises: whatever is killed, restarted or added, no client loses a token, over WebSockets,
+# by server-sent events, HTTP calls or in batches. Where clients are not to notice it at all, none of them may have to
+# make a call again: they may where a gateway or the broker is killed, or where it is the one balancer that is away.
 #
-#   deploy/trial.sh            needs docker with compose, bash and curl; about ten minutes
+#   deploy/trial.sh            needs docker with compose, bash and curl; MINUTES after the images are built
 #   ENGINE=podman COMPOSE=podman-compose deploy/trial.sh
+#   BUILD=no deploy/trial.sh   with the images that there are
 #
-# It runs a stack of its own on COROLLA_PORT (8123), with three gateways and two workers, and removes it afterwards.
+# It runs a stack of its own on COROLLA_PORT (8123), with two workers and one gateway, later three, and removes it
+# afterwards.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,9 +16,9 @@ ENGINE=${ENGINE:-docker}
 read -ra COMPOSE <<< "${COMPOSE:-docker compose}"
 PROJECT=corolla-trial
 CLIENT=$PROJECT-client
-READERS=20
+READERS=22 # 20 streams, one that calls and one that sends batches
 broken=0
-export COROLLA_PORT=${COROLLA_PORT:-8123} COMPOSE_PROFILES=demo,spare COROLLA_GATEWAYS=3 COROLLA_WORKERS=2
+export COROLLA_PORT=${COROLLA_PORT:-8123} COMPOSE_PROFILES=demo,spare COROLLA_GATEWAYS=1 COROLLA_WORKERS=2
 URL=http://127.0.0.1:$COROLLA_PORT
 
 say() { printf '%4d s  %s\n' "$SECONDS" "$*"; }
@@ -45,12 +48,14 @@ healthy() { # SERVICE CONTAINER
     esac
 }
 
-begin() { # NAME
+begin() { # NAME [OPTION]
+    local name=$1
+    shift
     quietly "$ENGINE" rm -f "$CLIENT" || true
-    quietly "$ENGINE" run -d --name "$CLIENT" --network "${PROJECT}_front" -v "$PWD/deploy/streams.py:/streams.py:ro" \
-        corolla-gateway python /streams.py nginx:8080 --readers "$READERS"
+    quietly "$ENGINE" run -d --name "$CLIENT" --network "${PROJECT}_front" -v "$PWD/deploy/streams.py:/streams.py:ro,z" \
+        corolla-gateway python /streams.py nginx:8080 --readers "$READERS" "$@"
     until_true "readers" bash -c "$ENGINE logs $CLIENT 2>&1 | grep 'readers begin'"
-    say "$READERS readers, $1"
+    say "$READERS readers, $name"
 }
 
 end() {
@@ -87,6 +92,19 @@ restart_all() { # SERVICE
     done
 }
 
+asked() { # HOW-MANY: so many gateways answered since then
+    "$ENGINE" logs --since "$since" "$(containers nginx)" 2>&1 | grep -o '"gateway": "[0-9.:]*"' | sort -u | wc -l |
+        grep -qx "$1"
+}
+
+add_gateways() { # HOW-MANY
+    since=$(date +%s)
+    compose up -d --no-recreate --scale "gateway=$1" >> var/log/trial-up.log 2>&1
+    export COROLLA_GATEWAYS=$1
+    until_true "answers of $1 gateways" asked "$1"
+    say "  $1 gateways: each of them answers"
+}
+
 finish() {
     local status=$?
     if ((status)); then
@@ -96,26 +114,41 @@ finish() {
         say "failed; logs are in var/log/trial-*"
     fi
     quietly "$ENGINE" rm -f "$CLIENT" || true
-    quietly compose down -v || true
+    quietly compose down -v --remove-orphans || true
 }
 trap finish EXIT
 set -E
 trap 'say "line $LINENO: $BASH_COMMAND"' ERR
 
-say "starting"
 mkdir -p var/log
+if [[ ${BUILD:-yes} != no ]]; then
+    say "building"
+    compose build > var/log/trial-build.log 2>&1
+fi
+say "starting"
 compose up -d > var/log/trial-up.log 2>&1
 until_true "answer" answers
 for id in $(containers worker); do until_true "healthy worker" healthy worker "$id"; done
 say "everything runs: $(curl -fsS "$URL/health/ready")"
 
-for service in swarm-0 swarm-1 valkey worker gateway batches nginx; do
+begin "one gateway becomes three" --no-repeats
+add_gateways 3
+end
+for service in swarm-0 swarm-1 worker batches; do
+    begin "one $service is killed" --no-repeats
+    kill_one "$service"
+    end
+done
+for service in valkey gateway nginx; do
     begin "one $service is killed"
     kill_one "$service"
     end
 done
-begin "every container is restarted, one at a time"
-for service in swarm-0 swarm-1 swarm-2 swarm-3 valkey worker gateway batches nginx; do restart_all "$service"; done
+begin "every container but the balancer is restarted, one at a time" --no-repeats
+for service in swarm-0 swarm-1 swarm-2 swarm-3 valkey worker gateway batches; do restart_all "$service"; done
+end
+begin "the balancer is restarted"
+restart_all nginx
 end
 
 ((broken == 0)) || exit 1

@@ -7,7 +7,7 @@ import sys
 from gateway.app import create_app
 from gateway.server import listen, server
 from gateway.settings import Settings
-from shared import catalog, logs, traces
+from shared import catalog, logs, open_files, traces
 from shared.settings import SettingError, read
 
 
@@ -20,6 +20,7 @@ def main() -> None:
     except (SettingError, catalog.CatalogError) as error:
         sys.exit(_complain(str(error), 2))
     logs.configure(settings.log_level)
+    open_files.allow_all()
     listeners = [_listen("COROLLA_BIND", *settings.bind)]
     if settings.metrics_bind:
         listeners.append(_listen("COROLLA_METRICS_BIND", *settings.metrics_bind))

@@ -33,7 +33,9 @@ CHAT = (
     "dialogue-view.js",
     "dialogue.js",
     "exchange.js",
+    "graft.js",
     "highlighter.js",
+    "input-method.js",
     "line.js",
     "make.js",
     "markdown.js",
@@ -46,12 +48,13 @@ CHAT = (
     "runs.js",
     "settings.js",
     "sidebar.js",
+    "speed.js",
     "store.js",
     "theme-switch.js",
     "toast.js",
     "trouble.js",
 )
-STATUS = ("api-key.js", "block-chart.js", "make.js", "status.js", "theme-switch.js")
+STATUS = ("api-key.js", "block-chart.js", "graft.js", "make.js", "status.js", "theme-switch.js")
 OTHERS = (
     "base.css",
     "chat.css",

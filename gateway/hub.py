@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator
 import structlog
 
 from gateway.patience import patiently
-from shared.broker import Broker
-from shared.errors import BrokerUnavailable, Code, CorollaError
-from shared.messages import LogEntry
-from shared.records import Attached, Gap, Position, Published
+from shared.broker import INTERRUPTED, Broker
+from shared.errors import BrokerUnavailable, CorollaError
+from shared.messages import LogEntry, Token
+from shared.records import Attached, Gap, Position, Published, Unreadable
 
-# Live events that may wait for one reader; what a token weighs in memory besides its text.
+# Live events that may wait for one reader; what a token weighs in memory besides its text, and so does each of those
+# that it is told it might have been.
 FEED_BYTES = 256 << 10
 TOKEN_BYTES = 128
 # Logs that are read at a time: after a break all feeds want to, and each takes a connection.
@@ -204,6 +205,9 @@ class Hub:
                 case Published(job, entry):
                     for feed in self._feeds.get(job, []):
                         feed.push(entry)
+                case Unreadable(job):
+                    for feed in self._feeds.get(job, []):
+                        feed.stale()
                 case Gap():
                     log.debug("subscribed", gateway=self.gateway, jobs=len(self._feeds))
                     for feed in itertools.chain.from_iterable(self._feeds.values()):
@@ -231,9 +235,12 @@ class Hub:
 
 def discontinuity() -> CorollaError:
     """The error for a stream that cannot go on exactly as it began."""
-    text = "The stream was interrupted and cannot go on exactly; please send the request again"
-    return CorollaError(Code.DISCONTINUITY, text)
+    return CorollaError(INTERRUPTED.code, INTERRUPTED.message)
 
 
 def _weight(entry: LogEntry) -> int:
-    return sum(TOKEN_BYTES + len(token.text) for token in entry.tokens)
+    return sum(TOKEN_BYTES * (1 + _alternatives(token)) + len(token.text) for token in entry.tokens)
+
+
+def _alternatives(token: Token) -> int:
+    return len(token.logprobs.top) if token.logprobs else 0

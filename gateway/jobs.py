@@ -28,6 +28,8 @@ from shared.records import Bounds, Submission
 DEADLINE_MARGIN_S = 5.0
 # A job that still waits is late by the broker's clock as well, this much after it is by the gateway's.
 SWEEP_DELAY_S = 0.05
+# Who wants to know of progress hears something at least so often, so that silence means a broken connection.
+NEWS_S = 20.0
 # A job that was accepted once is not refused when it is submitted again.
 UNBOUNDED = Bounds(2**31, 2**31)
 
@@ -39,8 +41,9 @@ log = structlog.get_logger()
 class Run:
     """A job under way, for one reader.
 
-    settled: nothing of it goes on any more. tokens: how many were given to the reader. outcome: for the log.
-    course: for the metrics; None where the job was counted when it was submitted.
+    settled: nothing of it goes on any more. is_new: no job of its id had been accepted before. tokens: how many were
+    given to the reader. outcome: for the log. course: for the metrics; None where the job was counted when it was
+    submitted.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Run:
         self.order = order
         self.course = Course(metrics, order.request.model) if order.request else None
         self.settled = False
+        self.is_new = False
         self.tokens = 0
         self.outcome: str = "left"
         self._feed = feed
@@ -63,6 +67,8 @@ class Run:
         self._cancel_due = False
         self._swept = False
         self._ahead = 0
+        # Who comes back is told at once that this worked.
+        self._told_at = self._clock() if order.request else -NEWS_S
 
     async def begin(self) -> None:
         """Submit the job, or go on with it. Raises CorollaError where it is refused."""
@@ -114,9 +120,10 @@ class Run:
                 continue
             fresh = self._transcript.accept(entry) if entry else None
             if fresh:
+                self._told_at = self._clock()
                 return fresh
-            if self.order.progress and self._feed.ahead != self._ahead:
-                self._ahead = self._feed.ahead
+            if self.order.progress and (self._feed.ahead != self._ahead or self._clock() - self._told_at >= NEWS_S):
+                self._ahead, self._told_at = self._feed.ahead, self._clock()
                 return Queued(self._ahead)
             if self._left_s() + DEADLINE_MARGIN_S <= 0:
                 raise CorollaError(Code.DEADLINE, "The answer was not finished in time, please try again later")
@@ -124,10 +131,10 @@ class Run:
                 await self._wait()
 
     async def _wait(self) -> None:
-        """Return when something happened, or it is time to look at the deadline."""
+        """Return when something happened, or it is time for news or to look at the deadline."""
         left_s = self._left_s() + SWEEP_DELAY_S
         if left_s > 0:
-            return await self._feed.wait(left_s)
+            return await self._feed.wait(min(left_s, NEWS_S))
         if not self._swept:
             self._swept = True
             with contextlib.suppress(BrokerUnavailable):
@@ -145,18 +152,20 @@ class Run:
                 request,
                 self._hub.gateway,
                 left_ms,
-                tenant=order.tenant,
+                tenant=order.caller.tenant,
+                user=order.user,
                 priority=order.priority,
                 session=order.session,
                 note=order.note,
                 account=order.caller.account,
-                payer=order.caller.payer,
+                turns=order.turns,
             )
             return await self._broker.submit(submission, bounds)
 
         # Events may come before the answer to the submission does.
         self._feed.restart()
-        self._feed.confirm(await self._patiently(submit) == "known")
+        self.is_new = await self._patiently(submit) == "accepted"
+        self._feed.confirm(not self.is_new)
         if order.progress:
             with contextlib.suppress(BrokerUnavailable):
                 await self._hub.check([order.job])
@@ -252,7 +261,7 @@ class Jobs:
         with self._hub.hold(job):
             await asyncio.sleep(self._grace_s)
         if not self._hub.follows(job):
-            await self._brave(lambda: self._broker.detach(job, self._hub.gateway, cancel=True))
+            await self._brave(lambda: self._broker.detach(job, self._hub.gateway))
 
     async def _brave(self, operation: Callable[[], Awaitable[None]]) -> None:
         # Where even this fails, the job ends because no gateway follows it.
@@ -280,7 +289,7 @@ def _log_end(run: Run, seconds: float) -> None:
         job=order.job,
         session=order.session,
         model=order.request and order.request.model,
-        tenant=order.tenant,
+        tenant=order.caller.tenant,
         prompt_chars=len(order.request.prompt or "") if order.request else None,
         tokens=run.tokens,
         outcome=run.outcome,

@@ -11,8 +11,8 @@ from gateway.callers import caller_of
 from gateway.errors import failure_answer
 from gateway.gateway import Gateway, new_id
 from gateway.openai_words import failure_for, failure_of, no_worker
-from gateway.orders import Caller
 from gateway.patience import BRIEF_S, patiently
+from shared.broker import INTERRUPTED
 from shared.errors import CorollaError
 from shared.messages import FinishReason, JobFinished
 
@@ -26,9 +26,9 @@ async def require_worker(gateway: Gateway, model: str) -> None:
         raise no_worker(model)
 
 
-def tenant_of(caller: Caller, user: str | None) -> str:
-    """Whose turn in the queue a job takes: the caller's, and the user's whom it names."""
-    return f"{caller.payer} {ascii(user)[1:-1][:MAX_USER_CHARS]}" if user else caller.payer
+def user_of(user: str | None) -> str:
+    """The user whom a request names, for the queue."""
+    return ascii(user or "")[1:-1][:MAX_USER_CHARS]
 
 
 def job_ids(first: str, count: int) -> list[str]:
@@ -40,7 +40,7 @@ def job_ids(first: str, count: int) -> list[str]:
 async def choose_id(gateway: Gateway, request: Request, body: bytes) -> str:
     """The id of a request's first job: a new one, or what follows from its Idempotency-Key.
 
-    The same key with the same body is the same job, as long as that is known; but not where it was cancelled: then the
+    The same key with the same body is the same job, as long as that is known; but not where it was cut off: then the
     client that left before the end would be told half an answer.
     """
     key = request.headers.get("idempotency-key")
@@ -51,15 +51,19 @@ async def choose_id(gateway: Gateway, request: Request, body: bytes) -> str:
     for number in itertools.count():
         parts = (digest.hexdigest(), request.url.path, whose, key, str(number))
         job = hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
-        if not await _is_cancelled(gateway, job):
+        if not await _was_cut_off(gateway, job):
             return job
     raise AssertionError
 
 
-async def _is_cancelled(gateway: Gateway, job: str) -> bool:
+async def _was_cut_off(gateway: Gateway, job: str) -> bool:
+    """Whether it was cancelled, or given up because nobody followed it."""
     attached = await patiently(lambda: gateway.broker.attach(job, gateway.hub.gateway, 0), BRIEF_S)
     endings = [entry.ending for entry in attached.entries if entry.ending] if attached else []
-    return any(isinstance(ending, JobFinished) and ending.reason is FinishReason.CANCELLED for ending in endings)
+    return any(
+        ending.reason is FinishReason.CANCELLED if isinstance(ending, JobFinished) else ending == INTERRUPTED
+        for ending in endings
+    )
 
 
 def refusal(error: CorollaError) -> Response:

@@ -27,10 +27,10 @@ class Told:
         return LogEntry(1, (), JobFinished(FinishReason.LENGTH, self.length, others=others))
 
 
-async def read_prompts(jobs: Jobs, call: Call, tenant: str, caller: Caller) -> list[Told]:
+async def read_prompts(jobs: Jobs, call: Call, user: str, caller: Caller) -> list[Told]:
     """What a call wants to be told of its prompts; empty without echo. Raises CorollaError."""
     asked = {
-        number: Order(new_id(), echo_of(prompt, call.requests[number]), tenant=tenant, caller=caller)
+        number: Order(new_id(), echo_of(prompt, call.requests[number]), user=user, caller=caller)
         for number, prompt in enumerate(call.echoes)
         if call.logprobs or call.silent or not isinstance(prompt, str)
     }

@@ -13,7 +13,7 @@ from gateway.callers import caller_of
 from gateway.errors import json_answer
 from gateway.gateway import Gateway
 from gateway.openai_calls import Call, chat_call, completion_call, require_one
-from gateway.openai_desk import choose_id, job_ids, refusal, require_worker, tenant_of
+from gateway.openai_desk import choose_id, job_ids, refusal, require_worker, user_of
 from gateway.openai_echoes import read_prompts
 from gateway.openai_objects import ModelCard, ModelList
 from gateway.openai_prompts import Limits, find_model
@@ -80,7 +80,7 @@ class OpenAi:
             call = parse(fields, self._limits(job))
             await require_worker(gateway, call.requests[0].model)
             asked = _Asked(call, job, request)
-            told = await unless_gone(request, read_prompts(gateway.jobs, call, asked.tenant, asked.caller))
+            told = await unless_gone(request, read_prompts(gateway.jobs, call, asked.user, asked.caller))
             echoes = tuple(each.echo for each in told)
             frame = frame_of(call, ("chatcmpl-" if call.chat else "cmpl-") + job, int(time.time()), echoes)
             if call.silent:
@@ -121,7 +121,7 @@ class _Asked:
     def __init__(self, call: Call, job: str, request: Request) -> None:
         self.call = call
         self.caller = caller_of(request)
-        self.tenant = tenant_of(self.caller, call.user)
+        self.user = user_of(call.user)
         self.resumable = call.stream and request.headers.get("x-resumable", "").lower() == "true"
         if self.resumable:
             require_one(call, "A resumable stream")
@@ -133,7 +133,7 @@ class _Asked:
         """The jobs; the first has the id that the client sees, and the note."""
         notes = [msgspec.msgpack.encode(self._note(frame))] + [b""] * (len(self._ids) - 1)
         return [
-            Order(id, each, tenant=self.tenant, resumable=self._lasting, note=note, caller=self.caller)
+            Order(id, each, user=self.user, resumable=self._lasting, note=note, caller=self.caller)
             for id, each, note in zip(self._ids, self.call.requests, notes, strict=True)
         ]
 

@@ -11,7 +11,7 @@ from gateway.bodies import json_fields, read_body
 from gateway.callers import caller_of
 from gateway.errors import json_answer
 from gateway.gateway import Gateway, new_id
-from gateway.openai_desk import job_ids, refusal, require_worker, tenant_of
+from gateway.openai_desk import job_ids, refusal, require_worker, user_of
 from gateway.openai_objects import Detokenized, Embedding, EmbeddingList, ReadingUsage, Tokens
 from gateway.openai_prompts import Limits
 from gateway.openai_runs import Read, reading
@@ -50,10 +50,8 @@ class Readings:
             asked = parse(fields, Limits(self._gateway.catalog, settings.max_prompt_chars, 0))
             await require_worker(self._gateway, asked.requests[0].model)
             ids, caller = job_ids(new_id(), len(asked.requests)), caller_of(request)
-            tenant = tenant_of(caller, asked.user)
-            orders = [
-                Order(id, each, tenant=tenant, caller=caller) for id, each in zip(ids, asked.requests, strict=True)
-            ]
+            user = user_of(asked.user)
+            orders = [Order(id, each, user=user, caller=caller) for id, each in zip(ids, asked.requests, strict=True)]
             found = await unless_gone(request, reading(self._gateway.jobs, orders))
             return json_answer(render(asked, found))
         except CorollaError as error:

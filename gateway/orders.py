@@ -16,8 +16,8 @@ class Caller:
     address: str
 
     @property
-    def payer(self) -> str:
-        """Whose rates and bounds a request counts for."""
+    def tenant(self) -> str:
+        """Whose turns, bounds and rates a request counts for."""
         return self.account or self.address
 
 
@@ -29,25 +29,26 @@ class Order:
     """A job to run.
 
     request: None goes on with a job that was submitted elsewhere, after the seq `after`.
-    tenant: who takes turns with others in the queue. caller: whose job it is. resumable: a reader who leaves may come
-    back, here or at another gateway, so the job runs on for a while. progress: tell the place in the queue. note: see
-    Submission.
+    caller: whose job it is. user: of the caller's, who take turns in the queue within the caller's own. resumable: a
+    reader who leaves may come back, here or at another gateway, so the job runs on for a while. progress: tell the
+    place in the queue, and now and then that the job lives. note, turns: see Submission.
     """
 
     job: str
     request: JobRequest | None
     session: str | None = None
-    tenant: str = "-"
+    user: str = ""
     after: int = 0
     resumable: bool = False
     progress: bool = False
     note: bytes = b""
+    turns: int = 0
     caller: Caller = NOBODY
     priority: Priority = "interactive"
 
 
 @dataclasses.dataclass(frozen=True)
 class Queued:
-    """The job waits, and `ahead` is its place in the queue."""
+    """The job is alive, and `ahead` is its place in the queue; 0: it does not wait there."""
 
     ahead: int

@@ -3,17 +3,20 @@
 import dataclasses
 from collections.abc import Iterator
 
-from shared.messages import JobFailed, LogEntry
+from shared.messages import JobFailed, JobFinished, LogEntry
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """One message: the text of its tokens, how many they are, the seq of the last token told so far."""
+    """One message: the text of its tokens, how many they are, the seq of the last token told so far.
+
+    ending: how the answer ended, with its last message only.
+    """
 
     outputs: str
     token_count: int
     seq: int
-    stop: bool
+    ending: JobFinished | None = None
 
 
 class Replies:
@@ -29,7 +32,7 @@ class Replies:
         self._seq = after
 
     def feed(self, entry: LogEntry) -> Iterator[Reply]:
-        """The replies that are due with this entry. A reply with stop set is the last one, and comes with the ending.
+        """The replies that are due with this entry. The last one of an answer has its ending.
 
         Where the job failed, a stream's gathered tokens are still told; a single reply then never comes.
         """
@@ -38,13 +41,13 @@ class Replies:
             self._seq += 1
             last = entry.ending is not None and number == len(entry.tokens)
             if not last and token.text and self._chunk is not None and len(self._texts) >= self._chunk:
-                yield self._cut(stop=False)
+                yield self._cut()
         if isinstance(entry.ending, JobFailed):
             if self._chunk is not None and any(self._texts):
-                yield self._cut(stop=False)
+                yield self._cut()
         elif entry.ending is not None:
-            yield self._cut(stop=True)
+            yield self._cut(entry.ending)
 
-    def _cut(self, stop: bool) -> Reply:
+    def _cut(self, ending: JobFinished | None = None) -> Reply:
         texts, self._texts = self._texts, []
-        return Reply("".join(texts), len(texts), self._seq, stop)
+        return Reply("".join(texts), len(texts), self._seq, ending)

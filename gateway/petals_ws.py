@@ -19,7 +19,7 @@ from gateway.petals_replies import Replies, Reply
 from gateway.petals_words import failure, not_public, session_not_found
 from shared.catalog import Catalog, Model
 from shared.errors import Code, CorollaError, InvalidField
-from shared.messages import JobFailed, JobRequest, LogEntry
+from shared.messages import FinishReason, JobFailed, JobFinished, JobRequest, LogEntry
 
 MAX_QUEUED_FRAMES = 64
 MAX_QUEUED_BYTES = 1 << 20
@@ -100,7 +100,8 @@ class Dialogue:
     """One socket's dialogue.
 
     same_origin: the socket belongs to one of our own pages, which may use models without a public API.
-    session: the session's id, once one is open. resumable: its client may come back on another socket.
+    session: the session's id, once one is open. resumable: its client may come back on another socket. interrupted: it
+    ended because the gateway could not go on, which says nothing against the session.
     flooded: frames came faster than answers; the driver stops at once, without waiting for what is under way.
     """
 
@@ -117,6 +118,7 @@ class Dialogue:
         self.progress = False
         self.busy = False
         self.closed = False
+        self.interrupted = False
         self.flooded = False
 
     def receive(self, frame: str | bytes) -> list[Action]:
@@ -259,25 +261,25 @@ class Dialogue:
         while self._line and not self.busy and not self.closed:
             message, _ = self._line.popleft()
             if message is _CANCELLED:
-                actions.append(_send({"ok": True, "outputs": "", "stop": True, "token_count": 0}))
+                content = {"ok": True, "outputs": "", "stop": True, "token_count": 0}
+                actions.append(_send({**content, **_told(JobFinished(FinishReason.CANCELLED))}))
             else:
                 actions += self._handle(message)
         return actions
 
     def _reply(self, reply: Reply) -> Send:
-        return _send(
-            {
-                "ok": True,
-                "outputs": reply.outputs,
-                "stop": reply.stop,
-                "token_count": reply.token_count,
-                "job_id": self._job,
-                "seq": reply.seq,
-            }
-        )
+        content: dict[str, object] = {
+            "ok": True,
+            "outputs": reply.outputs,
+            "stop": reply.ending is not None,
+            "token_count": reply.token_count,
+            "job_id": self._job,
+            "seq": reply.seq,
+        }
+        return _send(content if reply.ending is None else {**content, **_told(reply.ending)})
 
     def _fail(self, error: CorollaError) -> list[Action]:
-        self.closed = True
+        self.closed, self.interrupted = True, error.code in (Code.BROKER, Code.DISCONTINUITY)
         self._line.clear()
         return [_send(failure(error)), Close()]
 
@@ -290,6 +292,11 @@ def session_length(fields: Fields, model: Model) -> int | None:
         message = f"`max_length` must be at most {longest} for {model.key}, but is {max_length}"
         raise InvalidField("max_length", message)
     return max_length
+
+
+def _told(ending: JobFinished) -> dict[str, object]:
+    """What the last reply of an answer tells besides."""
+    return {"reason": ending.reason, "kept": ending.kept}
 
 
 def _send(content: dict[str, object]) -> Send:

@@ -16,6 +16,7 @@ class Status:
     def __init__(self, gateway: Gateway) -> None:
         self._catalog = gateway.catalog
         self._broker = gateway.broker
+        self._max_prompt_chars = gateway.settings.max_prompt_chars
 
     async def live(self, _: Request) -> Response:
         """GET /health/live: the process answers."""
@@ -43,7 +44,8 @@ class Status:
             {"name": family.name, "models": [_model(model, live[model.key]) for model in family.models]}
             for family in self._catalog.families
         ]
-        return json_answer({"default": self._catalog.default.key, "families": families})
+        bounds = {"max_prompt_chars": self._max_prompt_chars}
+        return json_answer({"default": self._catalog.default.key, **bounds, "families": families})
 
 
 def _model(model: Model, live_workers: int) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Jobs, tokens and sessions in Redis: every change is one Lua script, safe to send twice."""
 
 import asyncio
+import contextlib
 import secrets
 import struct
 from collections.abc import AsyncIterator, Iterable
@@ -8,7 +9,7 @@ from typing import Any, Self
 
 import msgspec
 
-from shared.errors import Code, CorollaError
+from shared.errors import BrokerUnavailable, Code, CorollaError
 from shared.keys import LANES, Keys, Timing
 from shared.link import Link
 from shared.messages import FinishReason, JobFailed, JobFinished, LogEntry, decode_entry, decode_request, encode
@@ -29,9 +30,14 @@ from shared.records import (
     SessionInfo,
     SessionSnapshot,
     Submission,
+    Unreadable,
 )
 
 CANCELLED = encode(JobFinished(FinishReason.CANCELLED))
+# What became of a job that nobody followed, and the word for a stream that cannot go on as it began.
+INTERRUPTED = JobFailed(
+    Code.DISCONTINUITY, "The stream was interrupted and cannot go on exactly; please send the request again"
+)
 LATE = encode(JobFailed(Code.DEADLINE, "The answer was not finished in time, please try again later"))
 UNREADABLE = JobFailed(Code.INTERNAL, "The worker does not understand the request, please try again later")
 POISON = encode(JobFailed(Code.POISON, "The request was given up: every worker that tried it failed"))
@@ -69,8 +75,8 @@ class Broker:
     async def submit(self, job: Submission, bounds: Bounds) -> str:
         """Accept a job: "accepted", or "known" where that id was accepted before; the gateway follows it from here.
 
-        Raises Busy where a bound is reached, CorollaError(SESSION_NOT_FOUND), and CorollaError(INVALID) where the id is
-        that of another account's job.
+        Raises Busy where a bound is reached, CorollaError(SESSION_NOT_FOUND), CorollaError(DISCONTINUITY) where the
+        broker has lost a part of the session, and CorollaError(INVALID) where the id is that of another account's job.
         """
         status, *waiting = await self._link.run(
             "submit",
@@ -81,6 +87,7 @@ class Broker:
             job.request.model,
             job.priority,
             job.tenant,
+            job.user,
             job.session or "",
             job.deadline_ms,
             self.timing.orphan_ms,
@@ -89,9 +96,9 @@ class Broker:
             bounds.total,
             job.note,
             job.account,
-            job.payer,
             bounds.requests_per_min,
             bounds.tokens_per_min,
+            job.turns,
         )
         match status:
             case b"tenant busy":
@@ -104,30 +111,39 @@ class Broker:
                 raise CorollaError(Code.INVALID, "The job's id is taken")
             case b"no session":
                 raise CorollaError(Code.SESSION_NOT_FOUND, f"Session '{job.session}' expired or does not exist")
+            case b"forgotten":
+                raise CorollaError(INTERRUPTED.code, INTERRUPTED.message)
         return str(status, "ascii")
 
     async def attach(self, job: str, gateway: str, after: int) -> Attached | None:
         """Follow a job from after that seq; None where it is gone. No event falls between the answer and what is
-        published from here on."""
+        published from here on. Raises CorollaError(INTERNAL) where another version wrote what this one cannot read."""
         found = await self._link.run("attach", [self.keys.job(job), self.keys.log(job)], job, gateway, after)
         if found is None:
             return None
         state, last, entries = found
-        return Attached(str(state, "ascii"), last, tuple(_entry(raw) for raw in entries))
+        try:
+            read = tuple(_entry(raw) for raw in entries)
+        except msgspec.MsgspecError:
+            raise CorollaError(
+                Code.INTERNAL, "The gateway does not understand the answer, please try again later"
+            ) from None
+        return Attached(str(state, "ascii"), last, read)
 
     async def note(self, job: str, account: str = "") -> bytes | None:
         """What the gateway that submitted the job noted about it; None where it is gone, or another account's."""
         found = await self._link.run("note", [self.keys.job(job)], account)
         return None if found is None else bytes(found)
 
-    async def detach(self, job: str, gateway: str, cancel: bool) -> None:
-        """Follow a job no longer; `cancel` ends it where no other gateway follows."""
+    async def detach(self, job: str, gateway: str) -> None:
+        """Follow a job no longer. It ends in grace_ms, unless another gateway follows it by then."""
         keys = [self.keys.job(job), self.keys.subscribers(job)]
-        await self._link.run("detach", keys, job, gateway, int(cancel), CANCELLED, self.timing.finished_ms)
+        await self._link.run("detach", keys, job, gateway, self.timing.grace_ms)
 
     async def cancel(self, job: str) -> None:
         """End a job: at once where it waits, within one token where it runs."""
-        await self._link.run("cancel", [self.keys.job(job)], job, CANCELLED, self.timing.finished_ms)
+        timing = self.timing
+        await self._link.run("cancel", [self.keys.job(job)], job, CANCELLED, timing.finished_ms, timing.grace_ms)
 
     async def positions(self, gateway: str, jobs: Iterable[str]) -> dict[str, Position]:
         """Where these jobs are, and mark them as followed."""
@@ -140,10 +156,10 @@ class Broker:
 
     async def sweep(self) -> None:
         """End the jobs that are late or followed by nobody; gateways and workers do this now and then."""
-        keys = [self.keys.due, self.keys.sessions]
-        await self._link.run("sweep", keys, self.timing.finished_ms, self.timing.grace_ms, CANCELLED, LATE)
+        keys, endings = [self.keys.due, self.keys.sessions], (CANCELLED, encode(INTERRUPTED), LATE)
+        await self._link.run("sweep", keys, self.timing.finished_ms, self.timing.grace_ms, *endings)
 
-    async def subscribe(self, gateway: str) -> AsyncIterator[Published | Gap]:
+    async def subscribe(self, gateway: str) -> AsyncIterator[Published | Unreadable | Gap]:
         """Events of all jobs that this gateway follows, for ever; a Gap each time the subscription was made."""
         async for raw in self._link.listen(self.keys.gateway_channel(gateway)):
             if raw is None:
@@ -151,7 +167,12 @@ class Broker:
             else:
                 head, _, body = raw.partition(b"\n")
                 job, last, length = head.split()
-                yield Published(str(job, "ascii"), decode_entry(int(last), body[: int(length)], body[int(length) :]))
+                try:
+                    entry = decode_entry(int(last), body[: int(length)], body[int(length) :])
+                except msgspec.MsgspecError:
+                    yield Unreadable(str(job, "ascii"))
+                else:
+                    yield Published(str(job, "ascii"), entry)
 
     # Sessions
 
@@ -167,12 +188,13 @@ class Broker:
     async def session(self, session: str, account: str = "") -> SessionInfo | None:
         """An open session, its life renewed; None where it expired or never was, or is another account's."""
         found = await self._link.run("session", [self.keys.session(session)], session, account)
-        return SessionInfo(session, str(found[0], "utf-8"), found[1]) if found else None
+        return SessionInfo(session, str(found[0], "utf-8"), *found[1:]) if found else None
 
     async def close_session(self, session: str, account: str = "") -> None:
         """Close a dialogue and cancel its jobs; one that is gone is closed already, another account's stays open."""
         keys = [self.keys.session(session), self.keys.sessions]
-        await self._link.run("close_session", keys, session, CANCELLED, self.timing.finished_ms, account)
+        timing = self.timing
+        await self._link.run("close_session", keys, session, CANCELLED, timing.finished_ms, timing.grace_ms, account)
 
     # What lives
 
@@ -236,7 +258,9 @@ class Broker:
             try:
                 claims.append(_claimed(row))
             except msgspec.MsgspecError:
-                await self.append([_refusal(row)])
+                # Where this is not heard, its lease expires, and the next worker says so.
+                with contextlib.suppress(BrokerUnavailable):
+                    await self.append([_refusal(row)])
         return claims
 
     async def append(self, appends: Iterable[Append]) -> list[Appended]:
@@ -265,16 +289,20 @@ class Broker:
         return bool(await self._link.run("alive", [self.keys.workers], beginning))
 
     async def reap(self, rest_ms: int = 0) -> None:
-        """Take lost jobs from dead and silent workers; not just after Redis came back, or another server took its
-        place, when all have been silent.
+        """Take lost jobs from dead and silent workers; not within a lease after Redis came back, could be reached
+        again, or gave its place to another server, when all have been silent.
 
         rest_ms: nor where somebody else did it within this time: it looks at every worker, and each of them asks.
         """
-        server, uptime_s = await self._link.server()
-        if server != self._server:
-            self._server, self._found_s = server, uptime_s if self._server else 0
-        if (uptime_s - self._found_s) * 1000 > self.timing.lease_ms:
-            await self._link.run("reap", [self.keys.workers], self.timing.lease_ms, rest_ms)
+        try:
+            server, uptime_s = await self._link.server()
+            if server != self._server:
+                self._server, self._found_s = server, uptime_s if self._server else 0
+            if (uptime_s - self._found_s) * 1000 > self.timing.lease_ms:
+                await self._link.run("reap", [self.keys.workers], self.timing.lease_ms, rest_ms)
+        except BrokerUnavailable:
+            self._server = "away"
+            raise
 
     async def control(self, worker: str) -> AsyncIterator[CancelJob | CloseSession]:
         """Words to this worker, for ever. One that is lost is made good by the next append, beat or idle time-out."""

@@ -1,4 +1,4 @@
-"""A worker's signs of life."""
+"""A worker's signs of life, and its last one."""
 
 from collections.abc import Iterable
 
@@ -26,6 +26,10 @@ class Heart:
         parts = [part for lease in leases for part in lease]
         fenced, cancelled = self._link.run("beat", [self._keys.worker(who.worker)], *fixed, *parts)
         return Beat(_names(fenced), _names(cancelled))
+
+    def leave(self) -> None:
+        """This worker is gone: whatever it holds or was sent goes to others. Raises BrokerUnavailable."""
+        self._link.run("evacuate", [self._keys.worker(self._who.worker)], self._who.worker)
 
     def close(self) -> None:
         """Drop the connection."""

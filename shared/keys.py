@@ -17,9 +17,9 @@ class Timing:
     lease_ms: a job whose worker has not beaten for this long goes to another one; also a worker's own lifetime.
     beat_s, reap_s, check_s: periods of a worker's beat, of its look for lost jobs, of a gateway's look for lost events.
     finished_ms: life of a finished job and its log.
-    orphan_ms: a job that no gateway follows for this long is cancelled.
+    orphan_ms: a job that no gateway follows for this long, and for grace_ms after that, is given up.
     dead_ms: life of the request of a job that was given up, so that an operator can try it again.
-    grace_ms: a worker has this long to end a job by itself that is late or cancelled.
+    grace_ms: a worker has this long to end a late job by itself, and a gateway to follow one that nobody does.
     stall_limit: claims of a job without one new token before it is given up.
     """
 
@@ -37,24 +37,26 @@ class Timing:
 class Keys:
     """Names of one partition. Name (type): content.
 
-    job:J (hash): state (turn, waiting, ready, running, done), model, priority, tenant, session, request, submitted,
-        deadline, last seq, note, epoch, owner, claims, stalls (claims since the last new token), when it was started
-        last, cancelled, its stream and entry there, dead (its entry there), account, payer and token_ms (see rate)
+    job:J (hash): state (turn, waiting, ready, running, done), model, priority, tenant, user, session, request,
+        submitted, deadline, last seq, note, epoch, owner, claims, stalls (claims since the last new token), when it was
+        started last, cancelled, unfollowed, its stream and entry there, dead (its entry there), account, token_ms (see
+        rate)
     log:J (stream): entry `<last seq>-0` with t (tokens) and e (ending); sub:J (set): gateways attached
     ready:MODEL:LANE (stream, group workers): ids of jobs that any worker may claim, by lane: resumed work first
-    queue:MODEL:PRIORITY:TENANT (list), ring:MODEL:PRIORITY (list of tenants), waiting (hash, tenant or * → jobs)
-    worker:W (hash, expires): free and all slots, its last report, trial (a job that may be what its last worker died
-        of); worker:W:jobs (stream, group workers): jobs of sessions it owns
+    queue:MODEL:PRIORITY:TENANT USER (list): jobs; ring:MODEL:PRIORITY:TENANT (list): its users who have some, in the
+        order of their turns; ring:MODEL:PRIORITY (list): tenants likewise; waiting (hash): tenant or * → number of jobs
+    worker:W (hash, expires): free and all slots, its last report, round (of claims), trial (a job that may be what its
+        last worker died of); worker:W:jobs (stream, group workers): jobs of sessions it owns
     workers (hash): worker → its models; serving:MODEL (set): workers
-    session:S (hash): model, max_length, idle_ms, account, owner, running job, held; session:S:ids (list): packed token
-        ids, one element a turn; session:S:turns (list): jobs in line
+    session:S (hash): model, max_length, idle_ms, account, owner, running job, number of jobs ended, held;
+        session:S:ids (list): packed token ids, one element a turn; session:S:turns (list): jobs in line
     gateways (zset): gateways by the time until which they count as live
     reaped (string, expires): somebody has just looked for lost jobs
     sessions (zset): open sessions by expiry; due (zset): unfinished jobs by the time at which they must be looked at
     dead (stream, bounded): ids of jobs given up; pace (hash): model → mean time of its jobs, ms
     file:F, batch:B (hash): body (JSON) and version of a record; owned:KIND:OWNER (zset): ids by creation
     RQ's own keys, for batches under way, begin with `rq:`.
-    rate:requests:PAYER, rate:tokens:PAYER (string): when what it spent is made up for
+    rate:requests:TENANT, rate:tokens:TENANT (string): when what it spent is made up for
     Channels: gateway:G events of the jobs it follows; control:W words to one worker.
     """
 

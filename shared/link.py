@@ -25,7 +25,7 @@ import redis.backoff
 import redis.connection
 import redis.retry
 import redis.sentinel
-from redis.exceptions import MasterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import ClusterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, TryAgainError
 
 from shared.errors import BrokerUnavailable
 from shared.keys import GROUP
@@ -35,7 +35,21 @@ ANSWER_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 64  # of one process; commands beyond that wait for one another
 QUIET_S = 5.0
 SENTINEL_TIMEOUT_S = 0.5
-_UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, ReadOnlyError, MasterDownError, OutOfMemoryError, OSError)
+# What a broker answers with that cannot do anything now, and may in a moment or once an operator has seen to it: it
+# loads its file, has no primary or no room, a script was lost in a fail-over ...
+_UNREACHABLE = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.InvalidResponse,
+    ClusterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TryAgainError,
+    OSError,
+)
+# ... cannot write to its disk, runs a long script, or has lost its replicas. redis-py has no classes for these.
+_UNREADY = ("MISCONF ", "BUSY ", "NOREPLICAS ")
 _SENTINEL_URL = re.compile(r"(rediss?)\+sentinel://(?:([^/]*)@)?([^/@]+)/([^/?]+)(.*)")
 
 
@@ -46,7 +60,7 @@ def translated() -> Iterator[None]:
     except _UNREACHABLE as error:
         raise BrokerUnavailable from error
     except redis.ResponseError as error:
-        if not str(error).startswith("NOREPLICAS"):
+        if not str(error).startswith(_UNREADY):
             raise
         raise BrokerUnavailable from error
     except RuntimeError as error:

@@ -5,6 +5,7 @@ An exception is logged as its type and the places it passed, without its text: t
 
 import logging
 import sys
+import threading
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +43,8 @@ def configure(level: str) -> None:
     )
     logging.basicConfig(handlers=[handler], level=max(logging.WARNING, getattr(logging, level.upper())), force=True)
     sys.excepthook = _last_words
+    threading.excepthook = _last_words_of_a_thread
+    sys.unraisablehook = _aside
 
 
 def _places(exc_info: structlog.typing.ExcInfo) -> list[str]:
@@ -67,3 +70,16 @@ def _last_words(kind: type[BaseException], error: BaseException, trace: Tracebac
         sys.__excepthook__(kind, error, trace)
     else:
         log.critical("unforeseen error, the process ends", exc_info=error)
+
+
+def _last_words_of_a_thread(broken: threading.ExceptHookArgs) -> None:
+    """What Python would print where nobody caught an exception in a thread; SystemExit is none there."""
+    if broken.exc_value is not None and not isinstance(broken.exc_value, SystemExit):
+        name = broken.thread.name if broken.thread else None
+        log.critical("unforeseen error, the thread ends", thread=name, exc_info=broken.exc_value)
+
+
+def _aside(broken: "sys.UnraisableHookArgs") -> None:
+    """What Python would print where nobody could catch an exception, as in a finalizer."""
+    if broken.exc_value is not None:
+        log.error("unforeseen error, ignored", exc_info=broken.exc_value)

@@ -101,6 +101,7 @@ class JobFinished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=Tru
     reason: why the first choice ended; others: why those after it did, empty where the job was cancelled.
     Usage counts this call's prompt (not the session before it) and its new tokens, those of all candidates.
     embedding: of the prompt, where it was asked for: little-endian float32.
+    kept: the job's session now holds the prompt and the answer.
     """
 
     reason: FinishReason
@@ -108,6 +109,7 @@ class JobFinished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=Tru
     completion_tokens: int = 0
     others: tuple[FinishReason, ...] = ()
     embedding: bytes = b""
+    kept: bool = False
 
 
 class JobFailed(msgspec.Struct, frozen=True, tag="failed"):

@@ -8,7 +8,7 @@ from shared.messages import Ending, JobRequest, LogEntry, Token
 
 class Busy(CorollaError):
     """A job was refused: its tenant (TENANT_BUSY) or everybody (BUSY) has `depth` jobs waiting already, or it came too
-    soon after others of its payer (RATE).
+    soon after others of its tenant (RATE).
 
     wait_ms: until another attempt may do: how long the jobs before it take, by the mean time of the last ones; 0 where
     that is not known.
@@ -27,7 +27,7 @@ class Busy(CorollaError):
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Jobs that may wait at once, of one tenant and of all; what one payer may ask for and be given in a minute, where
+    """Jobs that may wait at once, of one tenant and of all; what one tenant may ask for and be given in a minute, where
     0 is any number."""
 
     tenant: int = 256
@@ -39,19 +39,23 @@ class Bounds:
 @dataclasses.dataclass(frozen=True)
 class Submission:
     """A job to accept. id: 32 hex digits, chosen by the gateway; deadline_ms: from now. note: for whoever finds the job
-    by its id, at any gateway, as long as it is known. account: whose it is, where callers have accounts; payer: whose
-    rates it counts for."""
+    by its id, at any gateway, as long as it is known. account: whose it is, where callers have accounts.
+
+    tenant: who takes turns with other tenants, and whose bounds and rates it counts for; has no spaces. user: who takes
+    turns with the tenant's other users within these. turns: the session's jobs whose end its client has seen.
+    """
 
     id: str
     request: JobRequest
     gateway: str
     deadline_ms: int
     tenant: str = "-"
+    user: str = ""
     priority: str = "interactive"
     session: str | None = None
     note: bytes = b""
     account: str = ""
-    payer: str = "-"
+    turns: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,17 +85,25 @@ class Published:
 
 
 @dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """An event of a followed job that this version does not understand; its log may be asked."""
+
+    job: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Gap:
     """The subscription was (re)made: anything may have been missed before."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SessionInfo:
-    """An open session; max_length in tokens."""
+    """An open session; max_length in tokens. turns: its jobs that have ended."""
 
     id: str
     model: str
     max_length: int
+    turns: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

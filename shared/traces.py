@@ -5,12 +5,15 @@ of the group `tracing`, loaded only where spans are wanted; OpenTelemetry's own 
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from shared.settings import SettingError
 
-FLUSH_TIMEOUT_MS = 3_000
+EXPORT_TIMEOUT_S = 3.0
+# What an end in order leaves for it, at most.
+CLOSE_TIMEOUT_S = 2.0
 
 Field = str | int | float | bool
 Kind = Literal["SERVER", "PRODUCER", "CONSUMER"]
@@ -74,16 +77,19 @@ def configure(url: str, service: str) -> None:
         text = f"COROLLA_TRACE_URL is set, but a package of the group `tracing` is missing: {error.name}"
         raise SettingError(text) from None
     provider = TracerProvider(resource=Resource.create({"service.name": service}), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(url, timeout=FLUSH_TIMEOUT_MS / 1000)))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(url, timeout=EXPORT_TIMEOUT_S)))
     _setup.provider, _setup.tracer = provider, provider.get_tracer("corolla")
 
 
 def close() -> None:
-    """Send what waits. Blocks for a few seconds where the collector is away."""
-    if _setup.provider:
-        _setup.provider.force_flush(FLUSH_TIMEOUT_MS)
-        _setup.provider.shutdown()
+    """Send what waits. Blocks for CLOSE_TIMEOUT_S at most; what is not sent then is lost."""
+    provider = _setup.provider
     _setup.provider = _setup.tracer = None
+    if provider:
+        # Its own limits are for each attempt, and where the collector takes all and says nothing there are many.
+        ending = threading.Thread(target=provider.shutdown, daemon=True)
+        ending.start()
+        ending.join(CLOSE_TIMEOUT_S)
 
 
 @contextlib.contextmanager

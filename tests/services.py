@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,6 +59,11 @@ class Service:
         return [line for line in found if isinstance(line, dict)]
 
     @property
+    def runs(self) -> bool:
+        """Whether its process is there."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
     def rss_mb(self) -> float:
         """Resident memory of the service's own process, in MB (10**6 bytes)."""
         assert self.process is not None
@@ -105,6 +111,11 @@ class Gateway(Service):
     def is_ready(self) -> bool:
         """Whether the broker answers and a live worker serves the default model."""
         return httpx.get(f"{self.url}/health/ready").status_code == 200
+
+    def counted(self, name: str) -> float:
+        """The sum of a counter's samples, as GET /metrics tells it."""
+        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}[ {{]", line))
 
 
 class Worker(Service):

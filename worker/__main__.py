@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import structlog
 
 from shared import catalog as catalogs
-from shared import logs, traces
+from shared import logs, open_files, traces
 from shared.broker import Broker
 from shared.heart import Heart
 from shared.keys import Timing
@@ -43,6 +43,8 @@ def main() -> int:
         print(f"worker: {error}", file=sys.stderr)
         return 2
     logs.configure(settings.log_level)
+    # Each server of each session is one.
+    open_files.allow_all()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         status = runner.run(_serve(settings, catalog))
         # A step that hangs in a thread must not hold up an orderly end, nor may a repeated signal spoil it.

@@ -59,7 +59,7 @@ class Consumer:
                 self._engine.start(claim)
 
     async def _reap(self) -> None:
-        """Now and then, workers not all at the same moment; after a lost connection only once all could beat again."""
+        """Now and then, workers not all at the same moment."""
         timing = self._broker.timing
         while True:
             await asyncio.sleep(timing.reap_s * random.uniform(1 - JITTER, 1 + JITTER))
@@ -70,7 +70,6 @@ class Consumer:
                 await self._broker.sweep()
             except BrokerUnavailable:
                 _log.warning("broker_unavailable", doing="reap")
-                await asyncio.sleep(timing.lease_ms / 1000)
 
     async def _listen(self) -> None:
         async for word in self._broker.control(self._who.worker):

@@ -88,8 +88,6 @@ class Engine:
         if claim.waited_ms is not None:
             self._metrics.queue.labels(claim.request.model).observe(claim.waited_ms / 1000)
         self._count()
-        fields = {"job": claim.job, "session": run.session, "epoch": claim.epoch, "tokens_before": len(claim.log)}
-        _log.info("job_started", **fields)
 
     def cancel(self, jobs: Iterable[str]) -> None:
         """End these jobs, each when its step is done; the step's token is dropped."""
@@ -138,7 +136,12 @@ class Engine:
     async def _run(self, run: Run) -> None:
         claim = run.claim
         fields = {"corolla.job": claim.job, "corolla.session": run.session, "corolla.tokens_before": len(claim.log)}
-        with traces.span("decode", "CONSUMER", fields, claim.request.trace) as span:
+        with (
+            traces.span("decode", "CONSUMER", fields, claim.request.trace) as span,
+            structlog.contextvars.bound_contextvars(**span.ids),
+        ):
+            begun = {"session": run.session, "epoch": claim.epoch, "tokens_before": len(claim.log)}
+            _log.info("job_started", job=claim.job, **begun)
             try:
                 await self._decode(run)
             finally:

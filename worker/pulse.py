@@ -1,6 +1,9 @@
 """The worker's beat, from a thread of its own: a busy event loop must not cost it its leases."""
 
 import asyncio
+import contextlib
+import os
+import sys
 import threading
 import time
 
@@ -19,8 +22,9 @@ _log = structlog.get_logger()
 class Pulse:
     """Beats for an engine while the `async with` block runs, and never after it.
 
-    beat_s: period. stuck_s: an event loop that does not answer for so long is given up: no more beats, others take
-    over, until it answers again.
+    beat_s: period. stuck_s: an event loop that does not answer for so long gets no more beats, so that others take
+    over, until it answers again; where it does not for as long once more, the process ends, and a supervisor starts it
+    anew. Where the beat itself fails, the engine is told that it hangs: a worker without a beat is none.
     """
 
     def __init__(self, heart: Heart, engine: Engine, beat_s: float, stuck_s: float) -> None:
@@ -42,19 +46,37 @@ class Pulse:
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
-        while not self._end.wait(self._beat_s):
-            self._loop.call_soon_threadsafe(self._answer)
-            if time.monotonic() - self._answered_at > self._stuck_s:
-                _log.error("event_loop_stuck", stuck_s=self._stuck_s)
-                continue
-            leases = self._engine.leases()
-            try:
-                beat = self._heart.beat(leases, self._engine.free, self._report())
-            except BrokerUnavailable:
-                _log.warning("broker_unavailable", doing="beat")
-                continue
-            self._loop.call_soon_threadsafe(self._hear, leases, beat)
+        try:
+            while not self._end.wait(self._beat_s):
+                self._loop.call_soon_threadsafe(self._answer)
+                silent_s = time.monotonic() - self._answered_at
+                if silent_s > 2 * self._stuck_s:
+                    self._give_up()
+                elif silent_s > self._stuck_s:
+                    _log.error("event_loop_stuck", stuck_s=self._stuck_s)
+                else:
+                    self._beat()
+        except Exception as error:  # the end of the thread: whatever it was, nobody else would notice
+            _log.critical("beat_failed", exc_info=error)
+            self._loop.call_soon_threadsafe(self._engine.hung.set)
         self._heart.close()
+
+    def _beat(self) -> None:
+        leases = self._engine.leases()
+        try:
+            beat = self._heart.beat(leases, self._engine.free, self._report())
+        except BrokerUnavailable:
+            _log.warning("broker_unavailable", doing="beat")
+        else:
+            self._loop.call_soon_threadsafe(self._hear, leases, beat)
+
+    def _give_up(self) -> None:
+        """End the process, as its event loop never will."""
+        _log.critical("event_loop_stuck, the process ends", stuck_s=2 * self._stuck_s)
+        with contextlib.suppress(BrokerUnavailable):
+            self._heart.leave()
+        sys.stderr.flush()
+        os._exit(1)
 
     def _report(self) -> Report:
         before_s, before = self._counted

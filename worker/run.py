@@ -5,10 +5,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from shared.errors import Code, CorollaError
-from shared.messages import Ending, FinishReason, JobFailed, JobFinished
+from shared.messages import Ending, FinishReason, JobFailed, JobFinished, Token
 from shared.records import Claim, SessionCommit
 from worker.backend import MAX_POSITIONS, BackendSession, Choice
 from worker.choices import Answers, begin
@@ -102,19 +103,25 @@ class Run:
         request = self.claim.request
         ids = await asyncio.to_thread(read, request, served)
         embedding = pack(await self._embed(served, ids)) if request.embed else b""
-        if request.echo:
-            tokenizer, logprobs = served.backend.tokenizer, request.sampling.logprobs
-            spelled = await asyncio.to_thread(list, spell(ids, tokenizer, request.show_special))
-            if logprobs is not None:
-                found = await self._score(served, ids, logprobs)
-                spelled = await asyncio.to_thread(list, weigh(spelled, found, tokenizer))
-            for token in spelled[len(self.claim.log) :]:
-                await self.outbox.has_room()
-                self.outbox.push(token)
+        tokens = await self._spell(served, ids) if request.echo else []
+        for token in tokens[len(self.claim.log) :]:
+            await self.outbox.has_room()
+            if self.stopped:
+                break
+            self.outbox.push(token)
         if self.outbox.lost:
             raise LeftToOthersError
         reason = FinishReason.CANCELLED if self.outbox.cancelled else FinishReason.STOP
         self.finish(JobFinished(reason, len(ids), embedding=embedding), None)
+
+    async def _spell(self, served: Served, ids: Sequence[int]) -> list[Token]:
+        """The prompt's tokens, and how probable they are where that is asked for; none where it is stopped."""
+        request, tokenizer = self.claim.request, served.backend.tokenizer
+        spelled = await asyncio.to_thread(list, spell(ids, tokenizer, request.show_special))
+        if request.sampling.logprobs is None:
+            return spelled
+        found = await self._score(served, ids, request.sampling.logprobs)
+        return [] if self.stopped else await asyncio.to_thread(list, weigh(spelled, found, tokenizer))
 
     async def _embed(self, served: Served, ids: Sequence[int]) -> Sequence[float]:
         """The sum of the prompt's states."""
@@ -136,7 +143,8 @@ class Run:
         return [choice for piece in pieces for choice in piece]
 
     async def _feed(self, served: Served, count: int, take: Take[T]) -> list[T]:
-        """What `take` gets of a session for each piece of so many ids, over other servers where some failed."""
+        """What `take` gets of a session for each piece of so many ids, over other servers where some failed; for the
+        first of them where it is stopped."""
         for delay_s in RETRY_DELAYS_S:
             try:
                 return await self._pieces(served, count, take)
@@ -150,18 +158,21 @@ class Run:
 
     async def _pieces(self, served: Served, count: int, take: Take[T]) -> list[T]:
         session = served.backend.open(count)
-        starts = range(0, count, MAX_POSITIONS)
+        taken: list[T] = []
         try:
-            async with asyncio.timeout(self._deadline - time.monotonic()):
-                return [await take(session, slice(start, start + MAX_POSITIONS)) for start in starts]
-        except TimeoutError:
-            raise CorollaError(Code.DEADLINE, LATE) from None
+            for start in range(0, count, MAX_POSITIONS):
+                if self.stopped:
+                    break
+                taken.append(await self._timed(take(session, slice(start, start + MAX_POSITIONS))))
         finally:
             await session.close()
+        return taken
 
     def finish(self, ending: Ending, commit: SessionCommit | None) -> None:
         """End the job: this goes to the client."""
         self.ended = True
+        if isinstance(ending, JobFinished) and commit and self.session:
+            ending = msgspec.structs.replace(ending, kept=True)
         self.outbox.finish(ending, commit)
         self.outcome = ending.code if isinstance(ending, JobFailed) else ending.reason
         self._metrics.ended.labels(self._model, self.outcome).inc()
@@ -174,7 +185,7 @@ class Run:
         while not answers.ending and not self.stopped:
             await self.outbox.has_room()
             try:
-                chosen = await self._step(answers, cache)
+                chosen = await self._timed(cache.feed(answers.ids, answers.draws, answers.parents))
             except CorollaError as error:
                 await self._recover(error, cache, sessions)
                 continue
@@ -187,15 +198,15 @@ class Run:
         if self.outbox.lost:
             raise LeftToOthersError  # the session goes on elsewhere, so that its cache is of no use here
 
-    async def _step(self, answers: Answers, cache: Cache) -> list[Choice]:
-        """Feed one piece; each has the time of a step to itself."""
+    async def _timed(self, step: Awaitable[T]) -> T:
+        """What a step gives: one piece that is fed, which has the time of a step to itself."""
         timeout_s = self._watchdog.step_timeout_s
         now = time.monotonic()
         self.stepping_since = now
         left_s = self._deadline - now
         try:
             async with asyncio.timeout(min(left_s, timeout_s)):
-                chosen = await cache.feed(answers.ids, answers.draws, answers.parents)
+                given = await step
         except TimeoutError:
             if left_s <= timeout_s:  # not the clock again: a timer may be a millisecond early
                 raise CorollaError(Code.DEADLINE, LATE) from None
@@ -207,7 +218,7 @@ class Run:
             self.stepping_since = None
         self._watchdog.returned(self._model)
         self._steps.observe(time.monotonic() - now)
-        return chosen
+        return given
 
     async def _recover(self, error: CorollaError, cache: Cache, sessions: Sessions) -> None:
         """Start again with nothing fed, over other servers. Raises the error where it is not the swarm's, where it was

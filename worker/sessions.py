@@ -119,7 +119,7 @@ class Sessions:
         """Free everything, and wait for it."""
         for name in list(self._idle):
             self.drop(name)
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _take(self, name: str, ids: Sequence[int]) -> Cache | None:
         cache = self._idle.pop(name, None)

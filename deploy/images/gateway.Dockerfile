@@ -2,7 +2,7 @@
 #
 # EXTRAS: further groups of packages from pyproject.toml, such as tracing. /app/sbom.cdx.json: all that the image holds.
 
-FROM python:3.11-slim-bookworm AS build
+FROM docker.io/library/python:3.11-slim-bookworm AS build
 ARG EXTRAS=""
 WORKDIR /app
 COPY constraints.txt pyproject.toml ./
@@ -24,7 +24,7 @@ COPY deploy/__init__.py deploy/keys.py deploy/dead.py deploy/
 # The root file system is read-only when it runs: nothing can be compiled then.
 RUN python -m compileall -q shared gateway deploy
 
-FROM python:3.11-slim-bookworm
+FROM docker.io/library/python:3.11-slim-bookworm
 ENV PATH=/venv/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \

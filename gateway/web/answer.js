@@ -1,13 +1,13 @@
-// An answer while it grows: blocks that are complete are made once, only the open one is made anew.
+// An answer while it grows: blocks that are complete are made once, only the open one, at the end, is made anew.
 
 import { closes, completePieces, fenceOf } from "./blocks.js";
 import { CodeBlock } from "./code-block.js";
-import { make } from "./make.js";
+import { graft, prune } from "./graft.js";
 import { rendered } from "./markdown.js";
 
 export class Answer {
   #element;
-  #open = make("div", { className: "open" });
+  #last = null; // of the nodes that are complete
   #end = 0;
   #code = null;
   #marker = "";
@@ -15,13 +15,13 @@ export class Answer {
 
   constructor(element) {
     this.#element = element;
-    element.replaceChildren(this.#open);
+    element.replaceChildren();
   }
 
   /** The text so far; it never changes but at its end. */
   show(text) {
     while (this.#code ? this.#readCode(text) : this.#readBlocks(text));
-    if (!this.#code) this.#open.replaceChildren(dressed(rendered(this.#carry + text.slice(this.#end))));
+    if (!this.#code) prune(this.#element, this.#put(text.slice(this.#end)));
   }
 
   /** The whole text. */
@@ -29,8 +29,20 @@ export class Answer {
     this.show(text);
     this.#code?.finish();
     this.#code = null;
-    for (const block of this.#open.querySelectorAll("figure.code")) block.dispatchEvent(new Event("complete"));
-    this.#open.replaceWith(...this.#open.childNodes);
+    this.#settle(this.#element.lastChild);
+  }
+
+  /** Show a piece of markdown after what is complete; the last node of it. */
+  #put(source) {
+    return graft(this.#element, dressed(rendered(this.#carry + source)), this.#last);
+  }
+
+  /** All nodes up to that one are complete. */
+  #settle(last) {
+    while (this.#last !== last) {
+      this.#last = this.#last ? this.#last.nextSibling : this.#element.firstChild;
+      for (const block of codeIn(this.#last)) block.dispatchEvent(new Event("complete"));
+    }
   }
 
   /** Take in complete blocks; whether there may be more. */
@@ -40,7 +52,7 @@ export class Answer {
     const start = this.#end - before.length;
     for (const end of ends.map((each) => each + start)) {
       if (this.#readFence(text)) return true;
-      this.#open.before(dressed(rendered(this.#carry + text.slice(this.#end, end)), true));
+      this.#settle(this.#put(text.slice(this.#end, end)));
       this.#carry = "";
       this.#end = end;
     }
@@ -54,8 +66,8 @@ export class Answer {
     this.#code = new CodeBlock(fence.language);
     this.#marker = fence.marker;
     this.#end += fence.length;
-    this.#open.before(this.#code.element);
-    this.#open.replaceChildren();
+    prune(this.#element, this.#last);
+    this.#element.append((this.#last = this.#code.element));
     return true;
   }
 
@@ -84,15 +96,19 @@ export class Answer {
   }
 }
 
-/** Code inside of other blocks, made as that outside of them. */
-function dressed(fragment, isComplete = false) {
+/** The nodes, in which code inside of other blocks is made as that outside of them; it waits for the event "complete". */
+function dressed(fragment) {
   for (const code of fragment.querySelectorAll("pre:not(.formula) > code")) {
     const language = /language-(\S+)/.exec(code.className)?.[1] ?? "";
     const block = new CodeBlock(language);
     for (const line of code.textContent.replace(/\n$/, "").split("\n")) block.add(line);
-    if (isComplete) block.finish();
-    else block.element.addEventListener("complete", () => block.finish());
+    block.element.addEventListener("complete", () => block.finish(), { once: true });
     code.parentElement.replaceWith(block.element);
   }
-  return fragment;
+  return Array.from(fragment.childNodes);
+}
+
+function codeIn(node) {
+  if (node.nodeType !== Node.ELEMENT_NODE) return [];
+  return node.matches("figure.code") ? [node] : node.querySelectorAll("figure.code");
 }

@@ -6,6 +6,7 @@ import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { DialogueView } from "./dialogue-view.js";
 import { create, exported, imported, successor } from "./dialogue.js";
+import { isComposing } from "./input-method.js";
 import { iconOf, make } from "./make.js";
 import { ModelPicker } from "./model-picker.js";
 import { Models } from "./models.js";
@@ -14,7 +15,7 @@ import { Settings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { Store } from "./store.js";
 import { bindTheme } from "./theme-switch.js";
-import { toast } from "./toast.js";
+import { hideToast, toast } from "./toast.js";
 
 const SPEED_MS = 500;
 const $ = (selector) => document.querySelector(selector);
@@ -24,31 +25,36 @@ class App {
   #store;
   #chats = new Map();
   #chat;
+  #hasComplained = false;
+  #unseen = new Set(); // ids of chats with an answer that nobody has seen
+  #unsent = new Map(); // by the id of a chat; "" for one that is not kept
   #announcer = new Announcer($("#announcer"));
   #view = new DialogueView($("#scroller"), $("#messages"), $("#latest"), this.#announcer, {
     edit: (index, text) => this.#replace(() => this.#chat.edit(index, text)),
     regenerate: (index) => this.#replace(() => this.#chat.regenerate(index)),
-    nameOf: (model) => this.#models.find(model).frontend.name,
+    nameOf: (model) => this.#models.nameOf(model),
   });
   #composer = new Composer($("#composer"), { send: (text) => this.#ask(text), stop: () => this.#chat.stop() });
-  #notice = new Notice($("#notice"), { goOn: () => this.#goOn(), succeed: () => this.#succeed() });
+  #notice = new Notice($("#notice"), this.#announcer, { goOn: () => this.#goOn(), succeed: () => this.#succeed() });
   #picker = new ModelPicker(this.#models, $("#model"), $("#model-links"), (model) => this.#change({ model }));
   #settings = new Settings($("#settings"), (fields) => this.#change(fields));
-  #sidebar = new Sidebar($("#sidebar"), {
+  #sidebar = new Sidebar($("#sidebar"), $("#open-sidebar"), {
     rename: (dialogue, title) => this.#rename(dialogue, title),
     remove: (dialogue) => this.#remove(dialogue),
+    markOf: ({ id }) => this.#markOf(id),
   });
 
   async start() {
     this.#decorate();
     this.#store = await Store.open();
     await this.#models.watch();
-    for (const dialogue of await this.#store.all()) this.#keep(dialogue);
+    const { chats, drafts } = await this.#store.all();
+    for (const dialogue of chats) this.#keep(dialogue);
     this.#models.listen(() => this.#showModel());
     $("#forget-key").hidden = !hasKey();
     this.#listen();
-    this.#store.listen((id) => this.#adopt(id));
-    await this.#resumeAll();
+    this.#store.listen((id) => this.#adopt(id), () => this.#complain());
+    for (const { id, draft } of drafts) this.#chats.get(id)?.resume(draft);
     this.#open();
     document.documentElement.dataset.ready = "";
   }
@@ -60,20 +66,23 @@ class App {
     return chat;
   }
 
-  async #resumeAll() {
-    for (const chat of this.#chats.values()) {
-      const { draft } = await this.#store.find(chat.dialogue.id);
-      if (draft) chat.resume(draft);
-    }
+  /** Tell once that nothing more is kept. */
+  #complain() {
+    if (this.#hasComplained) return;
+    this.#hasComplained = true;
+    toast("This browser has no room left for your chats: what follows is lost when you leave. You can export them.");
   }
 
   /** Another page of this browser kept the chat, or forgot it. */
   async #adopt(id) {
-    const { chat: dialogue } = await this.#store.find(id);
+    const dialogue = await this.#store.find(id);
     const chat = this.#chats.get(id);
     if (dialogue && chat) chat.adopt(dialogue);
     else if (dialogue) this.#keep(dialogue);
-    else if (chat && !chat.isBusy) this.#forget(chat);
+    else if (chat) {
+      chat.leave();
+      this.#forget(chat);
+    }
     this.#list();
   }
 
@@ -84,16 +93,34 @@ class App {
 
   /** Open the chat that the address names, or an empty one. */
   #open() {
+    const isFirst = !this.#chat; // then what is in the composer was typed while the page began
+    if (!isFirst) this.#unsent.set(this.#keptId, this.#composer.text);
     const named = this.#chats.get(location.hash.slice(1));
     this.#chat = named ?? this.#keep(create({ model: this.#chat?.dialogue.model ?? "" }));
     if (!named) this.#chats.delete(this.#chat.dialogue.id); // it is kept when something is asked
+    if (!isFirst) this.#composer.text = this.#unsent.get(this.#keptId) ?? "";
+    this.#unsent.delete(this.#keptId);
+    this.#unseen.delete(this.#chat.dialogue.id);
     this.#view.open(this.#chat);
     this.#showAll();
-    $("#sidebar").classList.remove("open");
-    this.#composer.focus();
+    this.#sidebar.close();
+    if (matchMedia("(hover: hover)").matches) this.#composer.focus(); // on a phone it would open the keyboard
+  }
+
+  /** The id of the open chat; "" where it is not kept. */
+  get #keptId() {
+    const id = this.#chat?.dialogue.id;
+    return this.#chats.has(id) ? id : "";
+  }
+
+  /** What is to be known of a chat before it is opened. */
+  #markOf(id) {
+    if (this.#chats.get(id)?.isBusy) return "Is being written";
+    return this.#unseen.has(id) ? "Has a new answer" : "";
   }
 
   #hear(chat, what) {
+    if (what === "ended" && chat !== this.#chat) this.#unseen.add(chat.dialogue.id);
     if (what === "messages") this.#list();
     if (chat !== this.#chat) return;
     if (what === "state" && chat.state.phase === "waiting") this.#models.refresh();
@@ -103,6 +130,7 @@ class App {
   }
 
   #ask(text) {
+    hideToast(); // an Undo of what was before would take back this as well
     const { dialogue } = this.#chat;
     const isNew = !this.#chats.has(dialogue.id);
     this.#chats.set(dialogue.id, this.#chat);
@@ -145,10 +173,10 @@ class App {
 
   #remove(dialogue) {
     const chat = this.#chats.get(dialogue.id);
-    chat.leave();
-    this.#store.remove(dialogue.id);
     this.#forget(chat);
     this.#list();
+    // Other pages know before they hear that the answer is over, which they would keep.
+    this.#store.remove(dialogue.id).then(() => chat.leave());
     toast("The chat is deleted.", "Undo", () => {
       this.#chats.set(dialogue.id, chat);
       chat.save();
@@ -174,10 +202,12 @@ class App {
   }
 
   #showMessages() {
-    const { title, messages } = this.#chat.dialogue;
+    const { title, note, messages } = this.#chat.dialogue;
     $("#welcome").hidden = messages.length > 0;
     $("#title").textContent = title;
     document.title = messages.length ? `${title} · Corolla` : "Corolla";
+    $("#note").hidden = !note;
+    $("#note p").textContent = note;
     this.#view.refresh();
   }
 
@@ -192,16 +222,17 @@ class App {
   }
 
   #listen() {
-    addEventListener("hashchange", () => location.hash !== "#question" && this.#open());
-    addEventListener("popstate", () => this.#open());
+    addEventListener("popstate", () => this.#open()); // also after a click on a chat, which changes but the hash
+    $(".skip").onclick = (event) => {
+      event.preventDefault(); // the hash names the chat
+      this.#composer.focus();
+    };
     addEventListener("pagehide", () => this.#chats.forEach((chat) => chat.saveDraft()));
     addEventListener("keydown", (event) => this.#key(event));
     setInterval(() => this.#chat.isBusy && this.#notice.show(this.#chat), SPEED_MS);
     $("#new").onclick = () => this.#renew();
     $("#open-settings").onclick = () => this.#settings.open(this.#chat.dialogue, this.#chat.model.chat.generation_params);
-    $("#open-sidebar").onclick = () => this.#toggleSidebar(true);
-    $("#close-sidebar").onclick = () => this.#toggleSidebar(false);
-    $("main").addEventListener("click", () => $("#sidebar").classList.remove("open"), { capture: true });
+    $("main").addEventListener("click", (event) => event.target.closest("#open-sidebar") || this.#sidebar.close());
     $("#export").onclick = () => this.#export();
     $("#import").onclick = () => $("#file").click();
     $("#file").onchange = () => this.#import();
@@ -215,20 +246,17 @@ class App {
   }
 
   #key(event) {
-    if (event.key === "Escape" && !$("#settings").open) {
-      if ($("#sidebar").classList.contains("open")) this.#toggleSidebar(false);
-      else this.#chat.stop();
-    }
+    if (event.key === "Escape" && !isComposing(event) && !$("dialog[open]")) this.#escape(event);
     if (event.key.toLowerCase() === "o" && event.ctrlKey && event.shiftKey) {
       event.preventDefault();
       this.#renew();
     }
   }
 
-  #toggleSidebar(isOpen) {
-    $("#sidebar").classList.toggle("open", isOpen);
-    $("#open-sidebar").ariaExpanded = String(isOpen);
-    $(isOpen ? "#new" : "#open-sidebar").focus();
+  #escape(event) {
+    if (event.target.type === "search" && event.target.value) return; // that is what the browser clears
+    if (this.#sidebar.isOpen) this.#sidebar.close();
+    else this.#chat.stop();
   }
 
   #export() {
@@ -245,10 +273,10 @@ class App {
     $("#file").value = "";
     try {
       const dialogues = imported(await file.text());
-      await Promise.all(dialogues.map((dialogue) => this.#store.save(dialogue)));
+      const areKept = await Promise.all(dialogues.map((dialogue) => this.#store.save(dialogue)));
       for (const dialogue of dialogues) this.#keep(dialogue);
       this.#list();
-      toast(`${dialogues.length} ${dialogues.length === 1 ? "chat is" : "chats are"} imported.`);
+      if (areKept.every(Boolean)) toast(`${dialogues.length} ${dialogues.length === 1 ? "chat is" : "chats are"} imported.`);
     } catch (error) {
       if (!(error instanceof SyntaxError || error instanceof TypeError)) throw error;
       toast("This file holds no exported chats.");
@@ -266,7 +294,7 @@ class App {
 try {
   await new App().start();
 } catch (error) {
-  const text = "The page could not begin: the gateway does not answer, or this browser keeps nothing for it. ";
+  const text = "The page could not begin: the gateway does not answer, or this browser is too old for it or keeps nothing. ";
   const again = make("a", { href: location.href, textContent: "Try again", onclick: () => location.reload() });
   $("#notice").replaceChildren(make("div", { className: "trouble", role: "alert" }, text, again));
   throw error;

@@ -4,14 +4,15 @@ import { entitle, newId } from "./dialogue.js";
 import { Exchange } from "./exchange.js";
 import { Line } from "./line.js";
 import { cutStop, promptOf, withoutStopBegin } from "./prompt.js";
+import { Speed } from "./speed.js";
 import { tell } from "./trouble.js";
 
 const SAVE_MS = 250;
 
 /**
- * Tells its listener what changed: "messages" (which there are), "text" (of the last one), "state".
+ * Tells its listener what changed: "messages" (which there are), "text" (of the last one), "state"; and "ended".
  *
- * state: {phase: "idle" | "waiting" | "writing" | "lost", ahead, attempt, trouble}. speed: tokens per second, or 0.
+ * state: {phase: "idle" | "waiting" | "writing" | "lost", ahead, attempt (0: offline), trouble}. speed: tokens per second, or 0.
  */
 export class Chat {
   #store;
@@ -21,9 +22,8 @@ export class Chat {
   #listener = () => {};
   #before = "";
   #saving = 0;
-  #tokens = 0;
-  #firstAt = 0;
-  #lastAt = 0;
+  #speed = new Speed();
+  #endedAt = 0;
 
   constructor(dialogue, store, models) {
     this.dialogue = dialogue;
@@ -42,18 +42,22 @@ export class Chat {
   }
 
   get speed() {
-    const seconds = (this.#lastAt - this.#firstAt) / 1000;
-    return this.#tokens > 1 && seconds > 0 ? (this.#tokens - 1) / seconds : 0;
+    return this.#speed.at(this.isBusy ? performance.now() : this.#endedAt);
   }
 
   get model() {
     return this.#models.find(this.dialogue.model);
   }
 
+  /** The model that writes the last answer, which may be another one than is chosen for the next. */
+  get writer() {
+    return this.#models.find(this.dialogue.messages.at(-1)?.model);
+  }
+
   /** The last answer as it may be shown: without a stop sequence, or the beginning of one. */
   get shown() {
     const text = this.dialogue.messages.at(-1)?.text ?? "";
-    return this.isBusy ? withoutStopBegin(text, this.#models.find(this.dialogue.messages.at(-1).model).chat) : text;
+    return this.isBusy ? withoutStopBegin(text, this.writer.chat) : text;
   }
 
   /** Ask something. */
@@ -97,8 +101,9 @@ export class Chat {
     this.#line.perform(this.#exchange.stop());
   }
 
-  /** Drop the answer under way without a word. */
+  /** Drop the answer under way without a word. It can be gone on with. */
   leave() {
+    if (this.isBusy) this.dialogue.messages.at(-1).how = "cancelled";
     this.#line.perform(this.#exchange.leave());
     this.#set({ phase: "idle" });
   }
@@ -113,25 +118,22 @@ export class Chat {
   }
 
   /** Go on with an answer that was under way when the page was left. */
-  resume(draft) {
-    const last = this.dialogue.messages.at(-1);
-    last.text = draft.before;
-    const task = this.#task(last.model);
-    last.text += draft.text;
-    if (!draft.cursor) {
-      this.#begin(this.#task(last.model)); // it was between two sessions
+  resume({ task, before, text, cursor }) {
+    this.dialogue.messages.at(-1).text = before + text;
+    if (!cursor) {
+      this.#begin({ ...task, prompt: task.prompt + text }); // it was between two sessions
       return;
     }
-    this.#before = draft.before;
+    this.#before = before;
+    this.#speed.begin(true);
     this.#set({ phase: "waiting" });
-    this.#line.perform(this.#exchange.restore(task, { ...draft.cursor, text: draft.text }));
+    this.#line.perform(this.#exchange.restore(task, { ...cursor, text }));
   }
 
   /** Keep the dialogue as it is now. */
   async save() {
     clearTimeout(this.#saving);
     this.#saving = 0;
-    this.dialogue.changed = Date.now();
     await this.#store.save(this.dialogue, this.#draft());
   }
 
@@ -149,10 +151,10 @@ export class Chat {
     this.#begin(this.#task());
   }
 
-  #task(model = this.dialogue.model) {
-    const { chat, key } = this.#models.find(model);
+  #task() {
+    const { chat, key } = this.model;
     const params = { ...chat.generation_params, ...this.dialogue.params };
-    return { model: key, chat, params, prompt: promptOf(this.dialogue, chat) };
+    return { model: key, chat, params, prompt: promptOf(this.dialogue, chat), longest: this.#models.longestPrompt };
   }
 
   #begin(task) {
@@ -160,35 +162,43 @@ export class Chat {
     this.#before = last.text;
     last.model = task.model;
     delete last.how;
-    this.#tokens = this.#firstAt = this.#lastAt = 0;
+    this.#speed.begin();
+    this.dialogue.changed = Date.now();
     this.#set({ phase: "waiting" });
     this.#listener("messages");
     this.#line.perform(this.#exchange.ask(task));
     this.save();
   }
 
-  /** What resume() needs: text and cursor belong together. */
+  /** What resume() needs: text and cursor belong together, and the task is what was asked, whatever was set since. */
   #draft() {
     if (!this.isBusy) return null;
     const text = this.dialogue.messages.at(-1).text.slice(this.#before.length);
-    return { before: this.#before, text, cursor: this.#exchange.cursor() };
+    return { task: this.#exchange.task, before: this.#before, text, cursor: this.#exchange.cursor() };
   }
 
   #hear(news) {
     if (news.tell === "text") this.#write(news);
     else if (news.tell === "asked") this.saveDraft();
-    else if (news.tell === "queued") this.#set({ phase: "waiting", ahead: news.ahead });
+    else if (news.tell === "queued") this.#queue(news.ahead);
     else if (news.tell === "lost") this.#set({ phase: "lost", attempt: news.attempt });
-    else if (news.tell === "back") this.#set({ phase: "writing" });
+    else if (news.tell === "back") this.#comeBack();
     else if (news.tell === "ended") this.#finish(news.how);
     else this.#finish("failed", tell(news.kind, news.detail));
   }
 
+  /** Word of an answer that is waited for; of one that is being written it says that it is still alive. */
+  #queue(ahead) {
+    if (ahead || this.state.phase !== "writing") this.#set({ phase: "waiting", ahead });
+  }
+
+  #comeBack() {
+    this.#speed.begin(true);
+    this.#set({ phase: "waiting" });
+  }
+
   #write({ text, tokens }) {
-    const now = performance.now();
-    this.#firstAt ||= now;
-    this.#lastAt = now;
-    this.#tokens += tokens;
+    this.#speed.add(tokens, performance.now());
     this.dialogue.messages.at(-1).text += text;
     if (this.state.phase !== "writing") this.#set({ phase: "writing" });
     this.#listener("text");
@@ -197,9 +207,12 @@ export class Chat {
 
   #finish(how, trouble) {
     const last = this.dialogue.messages.at(-1);
-    last.text = cutStop(last.text, this.#models.find(last.model).chat).text;
+    last.text = cutStop(last.text, this.writer.chat).text;
     last.how = how;
+    this.dialogue.changed = Date.now();
+    this.#endedAt = performance.now();
     this.#set({ phase: "idle", trouble });
+    this.#listener("ended");
     this.#listener("messages");
     this.save();
   }

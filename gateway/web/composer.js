@@ -1,5 +1,6 @@
 // Where questions are typed. Enter sends, Shift and Enter begin a new line, Escape stops the answer.
 
+import { isComposing } from "./input-method.js";
 import { iconOf } from "./make.js";
 
 export class Composer {
@@ -19,7 +20,7 @@ export class Composer {
       else this.#send();
     };
     this.#area.onkeydown = (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
       event.preventDefault();
       if (!this.#isBusy) this.#send();
     };

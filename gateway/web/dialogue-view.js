@@ -19,6 +19,7 @@ export class DialogueView {
   #frame = 0;
   #restUntil = 0;
   #follows = true;
+  #top = 0;
 
   /** acts: {edit(index, text), regenerate(index)}. */
   constructor(scroller, list, latest, announcer, acts) {
@@ -51,7 +52,7 @@ export class DialogueView {
     const last = this.#views.at(-1);
     if (!last) return;
     if (this.#chat.isBusy) {
-      if (from < messages.length) this.#announcer.begin(this.#chat.shown.length);
+      if (from < messages.length || last.isComplete) this.#announcer.begin(this.#chat.shown.length);
       last.isComplete = false;
     }
     this.#complete();
@@ -107,13 +108,20 @@ export class DialogueView {
 
   #toEnd() {
     this.#scroller.scrollTop = this.#scroller.scrollHeight;
-    this.#follows = true;
-    this.#latest.hidden = true;
+    this.#follow(true);
   }
 
+  /** Up means away from the end, however near that is. */
   #look() {
     const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
-    this.#follows = scrollHeight - scrollTop - clientHeight < NEAR_PX;
-    this.#latest.hidden = this.#follows;
+    const distance = scrollHeight - scrollTop - clientHeight;
+    this.#follow(distance < (scrollTop < this.#top ? 2 : NEAR_PX));
+    this.#top = scrollTop;
+  }
+
+  #follow(follows) {
+    this.#follows = follows;
+    if (follows && document.activeElement === this.#latest) this.#scroller.focus(); // what is hidden loses the focus
+    this.#latest.hidden = follows;
   }
 }

@@ -7,6 +7,8 @@
 import { SYSTEM } from "./prompt.js";
 
 export const FORMAT = "corolla-chats";
+/** What may be in params, each a number. */
+export const SAMPLING = ["do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "seed"];
 const TITLE_CHARS = 60;
 const SUMMARY_TURNS = 6;
 const SUMMARY_CHARS = 300;
@@ -42,6 +44,7 @@ export function successor(dialogue) {
 
 /** Whether all these words are in the title or a message. */
 export function matches(dialogue, words) {
+  if (!words.length) return true;
   const texts = [dialogue.title, ...dialogue.messages.map((message) => message.text)].join("\n").toLowerCase();
   return words.every((word) => texts.includes(word.toLowerCase()));
 }
@@ -68,8 +71,9 @@ function checked(raw) {
     need(typeof raw[name] === "string");
     return [name, raw[name]];
   });
-  const params = Object.entries(raw.params ?? {}).filter(([, value]) => ["number", "boolean"].includes(typeof value));
-  const fields = { ...Object.fromEntries(words), params: Object.fromEntries(params), messages, isNamed: true };
+  const given = SAMPLING.filter((name) => Number.isFinite(raw.params?.[name]));
+  const params = Object.fromEntries(given.map((name) => [name, raw.params[name]]));
+  const fields = { ...Object.fromEntries(words), params, messages, isNamed: true };
   const dialogue = create(fields);
   if (Number.isFinite(raw.created)) dialogue.created = raw.created;
   if (Number.isFinite(raw.changed)) dialogue.changed = raw.changed;

@@ -4,8 +4,8 @@
 // Actions: {do: "connect"} a new socket; {do: "hangup"} leave it, and its session ends; {do: "part"} leave it, while the
 // session lives on; {do: "send", frame}; {do: "wait", ms} then call due().
 // News for whoever asked: {tell: "asked"} there is a cursor to come back to, {tell: "text", text, tokens},
-// {tell: "queued", ahead}, {tell: "lost", attempt}, {tell: "back"}, {tell: "ended", how},
-// {tell: "failed", kind, detail}.
+// {tell: "queued", ahead}, {tell: "lost", attempt} (0: the browser is offline, which no attempt can change),
+// {tell: "back"}, {tell: "ended", how}, {tell: "failed", kind, detail}.
 
 import { cutStop } from "./prompt.js";
 import { kindOf } from "./trouble.js";
@@ -19,7 +19,7 @@ const LONGEST_PAUSE_MS = 8000;
 /** How long a stopped answer may take to end before it is left behind. */
 const STOP_MS = 3000;
 /** Errors after which the same is tried again, in a new session. */
-const PASSING = new Set(["expired", "interrupted", "unreachable"]);
+const PASSING = new Set(["expired", "idle", "interrupted", "unreachable"]);
 
 /** The pause before that attempt, from 1; chance (0 .. 1) spreads those who lost their connection together. */
 export function pauseMs(attempt, chance) {
@@ -28,7 +28,8 @@ export function pauseMs(attempt, chance) {
 }
 
 /**
- * A task is {model, chat, params, prompt}: what to go on with, by which model, and how.
+ * A task is {model, chat, params, prompt, longest}: what to go on with, by which model, and how. longest: how many
+ * characters a call may bring.
  *
  * session: {id, model, maxLength, text}: text is all that the session holds, up to the job under way.
  * text: what came of the answer since it was asked for. seq: where its job's log was read up to.
@@ -49,7 +50,8 @@ export class Exchange {
     this.seq = 0;
     this.text = "";
     this.attempts = 0;
-    this.wasLost = false;
+    this.pauses = 0;
+    this.isLost = false;
     this.isStopping = false;
   }
 
@@ -72,7 +74,6 @@ export class Exchange {
     const { job, seq, text, held, ...session } = cursor;
     session.text = (task.prompt + text).slice(0, held);
     Object.assign(this, { task, session, job, seq, text });
-    this.wasLost = true;
     return this.#connect();
   }
 
@@ -102,15 +103,16 @@ export class Exchange {
   received(reply) {
     if (!reply.ok) return this.#failed(reply.traceback ?? "");
     if (!this.task) return [];
-    if (this.phase === "opening") return this.#opened(reply);
-    if (reply.queued !== undefined) return [{ tell: "queued", ahead: reply.queued }];
-    if (reply.outputs === undefined) return [];
+    const news = this.isLost ? [{ tell: "back" }] : [];
+    this.isLost = false;
+    if (this.phase === "opening") return [...news, ...this.#opened(reply)];
+    if (reply.queued !== undefined) return [...news, { tell: "queued", ahead: reply.queued }];
+    if (reply.outputs === undefined) return news;
     this.text += reply.outputs;
     this.seq = reply.seq ?? this.seq;
-    const news = this.attempts ? [{ tell: "back" }] : [];
-    this.attempts = 0;
+    this.attempts = this.pauses = 0; // only words count as success: a gateway may take a question and break again
     if (reply.outputs) news.push({ tell: "text", text: reply.outputs, tokens: reply.token_count });
-    return reply.stop ? [...news, ...this.#stopped()] : news;
+    return reply.stop ? [...news, ...this.#stopped(reply)] : news;
   }
 
   /** The socket is gone, and not by our own doing. isOnline: so the attempt counts. */
@@ -121,9 +123,7 @@ export class Exchange {
       this.session = null; // it may hold more than was read
       return this.#end("cancelled");
     }
-    this.wasLost = true;
-    if (!isOnline) this.attempts -= 1;
-    return this.#again("connection", "");
+    return isOnline ? this.#again("connection", "") : this.#wait(0);
   }
 
   /** The time of {do: "wait"} is over. */
@@ -183,11 +183,12 @@ export class Exchange {
   }
 
   #generate() {
-    const { model: _, chat, params, prompt } = this.task;
+    const { chat, params, prompt, longest } = this.task;
     this.phase = "writing";
     const inputs = (prompt + this.text).slice(this.session.text.length);
+    if (inputs.length > longest) return this.#fail("too-long", "");
     const stops = { stop_sequence: chat.stop_token, extra_stop_sequences: chat.extra_stop_sequences };
-    const frame = { type: "generate", job_id: this.job, max_new_tokens: 1, ...params, ...stops };
+    const frame = { ...params, type: "generate", job_id: this.job, max_new_tokens: 1, ...stops };
     return [send(inputs ? { ...frame, inputs } : frame), { tell: "asked" }];
   }
 
@@ -199,17 +200,18 @@ export class Exchange {
     return Math.min(LENGTHS.find((length) => length >= wanted) ?? longest, longest);
   }
 
-  /** The job is over: the answer as well, unless it was ended because we were away for too long. */
-  #stopped() {
+  /** The answer is over. kept: its session goes on; one that lacks the answer is of no use. */
+  #stopped({ reason, kept }) {
     const { chat, prompt } = this.task;
     const { text, stopped } = cutStop(this.text, chat);
+    const news = this.#end(reason === "cancelled" ? "cancelled" : "stopped");
+    if (!kept) {
+      Object.assign(this, { session: null, isOpen: false });
+      return [{ do: "hangup" }, ...news];
+    }
     // After an extra stop sequence the session goes on as if the model had written its own.
     this.session.text = prompt + (stopped ? text + chat.stop_token : text);
-    if (this.isStopping) return this.#end("cancelled");
-    if (stopped || !this.wasLost) return this.#end("stopped");
-    this.wasLost = false;
-    Object.assign(this, { job: this.newId(), seq: 0 });
-    return this.#generate();
+    return news;
   }
 
   #failed(detail) {
@@ -219,12 +221,14 @@ export class Exchange {
     this.session = null;
     if (!task) return [];
     if (this.isStopping) return this.#end("cancelled");
+    if (kind === "too-large") return this.#fail("too-long", detail);
     const tried = session?.maxLength ?? this.#length();
     if (kind === "too-long" && tried < task.chat.max_session_length) {
       task.tooShort = tried;
       return this.#anew();
     }
     if (kind === "late" && this.seq) return this.#anew();
+    if (kind === "late" && !this.text) return this.#fail("unserved", detail);
     return PASSING.has(kind) ? this.#again(kind, detail) : this.#fail(kind, detail);
   }
 
@@ -232,13 +236,20 @@ export class Exchange {
     this.attempts += 1;
     if (this.attempts > ATTEMPTS) return this.#fail(kind, detail);
     if (!this.session) Object.assign(this, { job: this.newId(), seq: 0 });
+    return this.#wait(this.attempts);
+  }
+
+  /** Come back after a pause. Pauses grow while browsers are offline as well, as some say so without being it. */
+  #wait(attempt) {
     this.phase = "waiting";
-    const ms = pauseMs(Math.max(this.attempts, 1), this.chance());
-    return [{ do: "hangup" }, { tell: "lost", attempt: this.attempts }, { do: "wait", ms }];
+    this.isLost = true;
+    this.pauses += 1;
+    const ms = pauseMs(this.pauses, this.chance());
+    return [{ do: "hangup" }, { tell: "lost", attempt }, { do: "wait", ms }];
   }
 
   #fail(kind, detail) {
-    this.isOpen = false;
+    Object.assign(this, { session: null, isOpen: false }); // it ends with the socket, and may hold more than was read
     this.#rest();
     return [{ do: "hangup" }, { tell: "failed", kind, detail }];
   }

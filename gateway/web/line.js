@@ -4,7 +4,7 @@ import { protocols } from "./api-key.js";
 
 /** Close code of a client that means to come back; after 1000 the server would end session and answer. */
 const BACK_SOON = 4000;
-/** A server that was silent for this long may have gone without a word. Coming back costs it nothing. */
+/** A server that was silent for this long has gone without a word: it tells of an answer every 20 s. */
 const SILENCE_MS = 45_000;
 
 export class Line {
@@ -13,13 +13,12 @@ export class Line {
   #socket = null;
   #timer = 0;
   #silence = 0;
+  #isWatching = false;
 
   /** tell: hears the exchange's news. */
   constructor(exchange, tell) {
     this.#exchange = exchange;
     this.#tell = tell;
-    addEventListener("online", () => this.perform(exchange.online()));
-    addEventListener("offline", () => this.#drop());
   }
 
   /** Do these actions, in order. */
@@ -41,6 +40,7 @@ export class Line {
 
   #connect() {
     this.#hangUp();
+    this.#watch();
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     const socket = new WebSocket(`${scheme}//${location.host}/api/v2/generate`, protocols());
     const heard = (take) => (event) => {
@@ -53,6 +53,14 @@ export class Line {
     socket.onclose = heard(() => this.#lose());
     this.#socket = socket;
     this.#listen();
+  }
+
+  /** Hear of the network, from the first connection on: most chats are only looked at. */
+  #watch() {
+    if (this.#isWatching) return;
+    this.#isWatching = true;
+    addEventListener("online", () => this.perform(this.#exchange.online()));
+    addEventListener("offline", () => this.#drop());
   }
 
   #listen() {

@@ -2,6 +2,7 @@
 
 import { Answer } from "./answer.js";
 import { copyButton } from "./clipboard.js";
+import { isComposing } from "./input-method.js";
 import { iconButton, make } from "./make.js";
 
 /** acts: {edit(text), regenerate()}; name: who wrote it. */
@@ -53,8 +54,9 @@ export class MessageView {
     };
     const send = () => area.value.trim() && this.#acts.edit(area.value.trim());
     area.onkeydown = (event) => {
+      if (isComposing(event)) return;
       if (event.key === "Escape") leave();
-      else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) send();
+      else if (event.key === "Enter" && !event.shiftKey) send();
       else return;
       event.preventDefault();
       event.stopPropagation();

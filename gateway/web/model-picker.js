@@ -1,5 +1,6 @@
 // The choice of a model, by family, with its card and licence.
 
+import { graft, prune } from "./graft.js";
 import { make } from "./make.js";
 
 export class ModelPicker {
@@ -23,7 +24,8 @@ export class ModelPicker {
     if (this.#isOther(groups)) this.#select.replaceChildren(...groups);
     this.#select.value = chosen.key;
     const { model_card: card, license } = chosen.frontend;
-    this.#links.replaceChildren(...[link(card, "Model card"), link(license, "Licence")].filter(Boolean));
+    const links = [link(card, "Model card"), link(license, "Licence")].filter(Boolean);
+    prune(this.#links, graft(this.#links, links));
   }
 
   /** Whether the list differs from what is shown: an open list must not be touched without need. */

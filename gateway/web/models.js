@@ -4,9 +4,10 @@ import { get } from "./api-key.js";
 
 const PERIOD_MS = 10_000;
 
-/** families: as the API gives them. Tells its listeners whenever they were read. */
+/** families: as the API gives them; longestPrompt: in characters, that it takes. Tells its listeners whenever they were read. */
 export class Models {
   families = [];
+  longestPrompt = Infinity;
   #byName = new Map();
   #default = "";
   #listeners = [];
@@ -31,11 +32,16 @@ export class Models {
     return this.#byName.get(name) ?? this.#byName.get(this.#default);
   }
 
+  /** What people call the model; its key where it is not served any more. */
+  nameOf(name) {
+    return this.#byName.get(name)?.frontend.name || name || "Assistant";
+  }
+
   async #read() {
     const answer = await get("/api/v1/models");
     if (!answer.ok) throw new Error(`status ${answer.status}`);
-    const { default: key, families } = await answer.json();
-    this.families = families;
+    const { default: key, families, max_prompt_chars: longestPrompt } = await answer.json();
+    Object.assign(this, { families, longestPrompt });
     this.#default = key;
     for (const model of families.flatMap((family) => family.models)) {
       for (const name of [model.key, ...model.aliases]) this.#byName.set(name, model);

@@ -1,23 +1,50 @@
-// The list of chats: search, open, rename, delete.
+// The list of chats: search, open, rename, delete. Narrow screens show it when they are asked to.
 
 import { matches } from "./dialogue.js";
+import { isComposing } from "./input-method.js";
 import { iconButton, make } from "./make.js";
 
 const DAY_MS = 86_400_000;
 
-/** acts: {rename(dialogue, title), remove(dialogue)}. */
+/** opener: the button that shows it. acts: {rename(dialogue, title), remove(dialogue), markOf(dialogue)}. */
 export class Sidebar {
+  #element;
+  #opener;
   #list;
   #search;
   #acts;
   #dialogues = [];
   #current = "";
 
-  constructor(element, acts) {
+  constructor(element, opener, acts) {
+    this.#element = element;
+    this.#opener = opener;
     this.#list = element.querySelector("#chats");
     this.#search = element.querySelector("#search");
     this.#acts = acts;
     this.#search.oninput = () => this.#draw();
+    this.#list.onclick = (event) => event.target.closest("a") && this.close();
+    opener.onclick = () => this.#open();
+    element.querySelector("#close-sidebar").onclick = () => this.close();
+  }
+
+  get isOpen() {
+    return this.#element.classList.contains("open");
+  }
+
+  #open() {
+    this.#element.classList.add("open");
+    this.#opener.ariaExpanded = "true";
+    this.#element.querySelector("#new").focus();
+  }
+
+  /** Hide it. On wide screens, where it is never open, nothing happens. */
+  close() {
+    if (!this.isOpen) return;
+    const hadFocus = this.#element.contains(document.activeElement);
+    this.#element.classList.remove("open");
+    this.#opener.ariaExpanded = "false";
+    if (hadFocus) this.#opener.focus();
   }
 
   /** Show these dialogues; `current` is the id of the open one. */
@@ -51,6 +78,8 @@ export class Sidebar {
 
   #row(dialogue) {
     const link = make("a", { href: `#${dialogue.id}`, textContent: dialogue.title, dir: "auto" });
+    const mark = this.#acts.markOf(dialogue);
+    if (mark) link.prepend(make("span", { className: "mark", role: "img", title: mark, ariaLabel: mark }));
     const row = make("li", {}, link);
     row.dataset.id = dialogue.id;
     if (dialogue.id === this.#current) link.ariaCurrent = "page";
@@ -63,20 +92,25 @@ export class Sidebar {
 
   #rename(row, dialogue) {
     const field = make("input", { value: dialogue.title, ariaLabel: "Title", dir: "auto", maxLength: 200 });
-    const leave = (title) => {
+    const leave = (text) => {
       field.onblur = null;
       field.remove();
-      this.#acts.rename(dialogue, title.trim() || dialogue.title);
+      const title = text.trim();
+      if (title && title !== dialogue.title) this.#acts.rename(dialogue, title);
+      else this.#draw();
+    };
+    const leaveByKey = (text) => {
+      leave(text);
       this.#refocus(dialogue.id, `Rename ${dialogue.title}`);
     };
-    field.onblur = () => leave(field.value);
+    field.onblur = () => leave(field.value); // whatever was clicked has the focus
     field.onkeydown = (event) => {
-      if (event.key === "Enter" && !event.isComposing) {
-        event.preventDefault(); // or it would press the button that gets the focus
-        leave(field.value);
-      }
-      if (event.key === "Escape") leave(dialogue.title);
       event.stopPropagation();
+      if (isComposing(event)) return;
+      if (event.key === "Escape") leaveByKey(dialogue.title);
+      if (event.key !== "Enter") return;
+      event.preventDefault(); // or it would press the button that gets the focus
+      leaveByKey(field.value);
     };
     row.replaceChildren(field);
     field.select();

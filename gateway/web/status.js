@@ -2,6 +2,7 @@
 
 import { get } from "./api-key.js";
 import { blockChart, told } from "./block-chart.js";
+import { graft, prune } from "./graft.js";
 import { make } from "./make.js";
 import { bindTheme } from "./theme-switch.js";
 
@@ -56,14 +57,8 @@ function draw(found) {
   put($("#gateways"), [make("ul", { className: "names" }, ...found.gateways.map(({ name }) => make("li", { textContent: name })))]);
 }
 
-/** Replace only what is other than before, so that a selection or a tooltip stays. */
 function put(place, nodes) {
-  const shown = Array.from(place.children);
-  for (const [index, node] of nodes.entries()) {
-    if (!shown[index]) place.append(node);
-    else if (!shown[index].isEqualNode(node)) shown[index].replaceWith(node);
-  }
-  for (const rest of shown.slice(nodes.length)) rest.remove();
+  prune(place, graft(place, nodes));
 }
 
 function sum(name, value) {

@@ -8,6 +8,8 @@ const VERSION = 1;
 export class Store {
   #database;
   #channel = new BroadcastChannel(NAME);
+  #failed = () => {};
+  #persisting = null;
 
   constructor(database) {
     this.#database = database;
@@ -23,32 +25,40 @@ export class Store {
     return new Store(await done(request));
   }
 
-  /** Call `heard` with the id of a chat whenever another page kept or forgot it. */
-  listen(heard) {
+  /** heard: called with the id of a chat whenever another page kept or forgot it. failed: whenever nothing can be kept. */
+  listen(heard, failed) {
     this.#channel.onmessage = ({ data }) => heard(data);
+    this.#failed = failed;
   }
 
-  /** All chats. */
-  all() {
-    return done(this.#database.transaction("chats").objectStore("chats").getAll());
-  }
-
-  /** {chat, draft}; undefined where there is none. */
-  async find(id) {
+  /** {chats, drafts}: all of them; drafts as {id, draft}. */
+  async all() {
     const transaction = this.#database.transaction(["chats", "drafts"]);
-    const found = ["chats", "drafts"].map((name) => done(transaction.objectStore(name).get(id)));
-    const [chat, kept] = await Promise.all(found);
-    return { chat, draft: kept?.draft };
+    const found = ["chats", "drafts"].map((name) => done(transaction.objectStore(name).getAll()));
+    const [chats, drafts] = await Promise.all(found);
+    return { chats, drafts };
   }
 
-  /** Keep a chat, and its draft where an answer is under way; one without is finished. */
+  /** The chat; undefined where there is none. */
+  find(id) {
+    return done(this.#database.transaction("chats").objectStore("chats").get(id));
+  }
+
+  /** Ask the browser, once, not to drop what is kept when it needs room for others. */
+  #persist() {
+    this.#persisting ??= navigator.storage?.persist?.().catch(() => {});
+  }
+
+  /** Keep a chat, and its draft where an answer is under way; one without is finished. Whether that was done. */
   async save(chat, draft = null) {
-    await this.#write((chats, drafts) => {
+    const isKept = await this.#write((chats, drafts) => {
       chats.put(chat);
       if (draft) drafts.put({ id: chat.id, draft });
       else drafts.delete(chat.id);
     });
-    this.#channel.postMessage(chat.id);
+    if (isKept) this.#channel.postMessage(chat.id);
+    this.#persist();
+    return isKept;
   }
 
   /** Keep how far the answer under way is. */
@@ -65,7 +75,18 @@ export class Store {
     this.#channel.postMessage(id);
   }
 
-  #write(change) {
+  async #write(change) {
+    try {
+      await this.#change(change);
+      return true;
+    } catch (error) {
+      if (!(error instanceof DOMException)) throw error;
+      this.#failed(); // there is no room left, or people had the browser forget everything
+      return false;
+    }
+  }
+
+  #change(change) {
     const transaction = this.#database.transaction(["chats", "drafts"], "readwrite");
     change(transaction.objectStore("chats"), transaction.objectStore("drafts"));
     return new Promise((resolve, reject) => {

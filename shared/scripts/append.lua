@@ -13,11 +13,11 @@ if f[4] ~= 'running' then return { ending ~= '' and upto == last and 'ok' or 'fe
 if upto <= last then return { 'ok', last, cancelled } end
 if first ~= last + 1 then return { 'gap', last, cancelled } end
 
-if tokens ~= '' then redis.call('HSET', KEYS[1], 'stalls', 0) end
 if ending == '' then
   emit(job, upto, tokens, '')
   return { 'ok', upto, cancelled }
 end
+-- prelude: not needed until here, and by far the most calls end here
 local session = P .. 'session:' .. f[5]
 if ARGV[9] and redis.call('HGET', session, 'running') == job then
   redis.call('RPUSH', session .. ':ids', ARGV[9])

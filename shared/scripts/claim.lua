@@ -6,6 +6,7 @@
 --   entries, session or '', its max_length, held, committed ids (list)
 local worker, models, free = ARGV[2], ARGV[3], tonumber(ARGV[5])
 local nonce, finished_ms = ARGV[7], ARGV[9]
+local stall_limit = tonumber(ARGV[8])
 local claims = {}
 
 local function session_of(name)
@@ -16,11 +17,11 @@ local function session_of(name)
   return { name, tonumber(f[1]), tonumber(f[2]), redis.call('LRANGE', key .. ':ids', 0, -1) }
 end
 
--- Whether the worker has a job on trial: one that has given no token since it was claimed, nor the time before.
+-- Whether the worker has a job on its last trial: one that has given no token since it was claimed, nor before.
 local function has_trial()
   local job = redis.call('HGET', KEYS[1], 'trial')
   local f = job and redis.call('HMGET', P .. 'job:' .. job, 'owner', 'state', 'stalls')
-  return f and f[1] == worker and f[2] == 'running' and f[3] ~= '0'
+  return f and f[1] == worker and f[2] == 'running' and tonumber(f[3]) == stall_limit
 end
 
 -- Start one entry, unless its job has ended or moved, or must end now. A job that already runs under this entry is
@@ -35,15 +36,16 @@ local function start(stream, entry, job)
     return
   end
   local left = f[3] - now_ms()
-  -- What gave no token may be what its worker died of. A worker tries such jobs one at a time: else those that were
-  -- lost with a poisonous one would be lost with it every time, and given up like it.
-  if f[4] ~= '0' and has_trial() then return requeue(job, stream, entry) end
+  -- What gave no token time and again may be what its workers died of. A worker gives such jobs their last trial one at
+  -- a time: else those that were lost with a poisonous one would be lost with it every time, and given up like it.
+  local suspect = f[4] ~= '0' and tonumber(f[4]) == stall_limit - 1
+  if suspect and has_trial() then return requeue(job, stream, entry) end
   if left <= 0 then return finish_early(job, ARGV[11], finished_ms) end
   if redis.call('HGET', key, 'cancelled') then return finish_early(job, ARGV[10], finished_ms) end
   if f[7] ~= '' and redis.call('EXISTS', P .. 'session:' .. f[7]) == 0 then
     return finish_early(job, ARGV[10], finished_ms)
   end
-  if tonumber(f[4]) >= tonumber(ARGV[8]) then
+  if tonumber(f[4]) >= stall_limit then
     finish_early(job, ARGV[12], finished_ms)
     -- What an operator needs to try it again: see requeue_dead.lua.
     local dead = redis.call('XADD', P .. 'dead', 'MAXLEN', 1000, '*', 'job', job)
@@ -59,7 +61,7 @@ local function start(stream, entry, job)
   local waited = f[5] == '0' and f[8] and now_ms() - f[8]
   local log = redis.call('XRANGE', P .. 'log:' .. job, '-', '+')
   claims[#claims + 1] = { job, epoch, f[6], left, waited, log, s[1], s[2], s[3], s[4] }
-  if f[4] ~= '0' then redis.call('HSET', KEYS[1], 'trial', job) end
+  if suspect then redis.call('HSET', KEYS[1], 'trial', job) end
 end
 
 local function read(stream)
@@ -80,12 +82,17 @@ touch_worker(worker, models, ARGV[4], free, ARGV[6])
 for i = 14, #ARGV, 3 do
   start(ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
-read(KEYS[2])
+local streams = {}
 for model in string.gmatch(models, '%S+') do
   promote(model)
   for _, lane in ipairs(LANES) do
-    read(ready_key(model, lane))
+    streams[#streams + 1] = ready_key(model, lane)
   end
+end
+-- Dialogues that come back, and all others, are first in turn: neither may take every slot.
+table.insert(streams, redis.call('HINCRBY', KEYS[1], 'round', 1) % 2 == 0 and 1 or #streams + 1, KEYS[2])
+for _, stream in ipairs(streams) do
+  read(stream)
 end
 redis.call('HSET', KEYS[1], 'free', math.max(free - #claims, 0))
 return claims

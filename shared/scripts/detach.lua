@@ -1,5 +1,6 @@
--- Follow a job no longer; cancel it where that is wished and no other gateway follows.
+-- Follow a job no longer. Where no other gateway follows, that may be because it is just subscribing anew.
 -- KEYS job, sub
--- ARGV prefix, job, gateway, cancel 0/1, ending (cancelled), finished_ms
+-- ARGV prefix, job, gateway, grace_ms
 redis.call('SREM', KEYS[2], ARGV[3])
-if ARGV[4] == '1' and redis.call('SCARD', KEYS[2]) == 0 then cancel(ARGV[2], ARGV[5], ARGV[6]) end
+local state = redis.call('HGET', KEYS[1], 'state')
+if state and state ~= 'done' and redis.call('SCARD', KEYS[2]) == 0 then leave_unfollowed(ARGV[2], ARGV[4]) end

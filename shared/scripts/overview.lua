@@ -8,7 +8,9 @@ local function waiting(model)
   for _, priority in ipairs(PRIORITIES) do
     local lane = model .. ':' .. priority
     for _, tenant in ipairs(redis.call('LRANGE', P .. 'ring:' .. lane, 0, -1)) do
-      count = count + redis.call('LLEN', P .. 'queue:' .. lane .. ':' .. tenant)
+      for _, user in ipairs(redis.call('LRANGE', P .. 'ring:' .. lane .. ':' .. tenant, 0, -1)) do
+        count = count + redis.call('LLEN', queue_key(lane, tenant, user))
+      end
     end
   end
   return count

@@ -1,6 +1,4 @@
--- Put before every script: what several operations share. ARGV[1] is the prefix of all keys (one hash tag).
--- Key schema: shared/keys.py. Times are milliseconds of Redis' own clock.
-local P = ARGV[1]
+-- Put before every script: what several operations share. Times are milliseconds of Redis' own clock.
 local PRIORITIES = { 'interactive', 'batch' }
 local LANES = { 'resumed', 'interactive', 'batch' }
 
@@ -72,48 +70,89 @@ local function per_minute(number)
   return number == '0' and 0 or 60000 / number
 end
 
--- How long the caller must wait before it may go on.
-local function rate_wait(kind, payer, each_ms)
+-- How long the tenant must wait before it may go on.
+local function rate_wait(kind, tenant, each_ms)
   if each_ms == 0 then return 0 end
-  local until_ms = tonumber(redis.call('GET', P .. 'rate:' .. kind .. ':' .. payer) or 0)
+  local until_ms = tonumber(redis.call('GET', P .. 'rate:' .. kind .. ':' .. tenant) or 0)
   return math.max(math.ceil(until_ms + each_ms - now_ms() - 60000), 0)
 end
 
-local function spend(kind, payer, ms)
+local function spend(kind, tenant, ms)
   if ms == 0 then return end
-  local key, now = P .. 'rate:' .. kind .. ':' .. payer, now_ms()
+  local key, now = P .. 'rate:' .. kind .. ':' .. tenant, now_ms()
   local until_ms = math.max(tonumber(redis.call('GET', key) or 0), now) + ms
   redis.call('SET', key, until_ms, 'PX', math.ceil(until_ms - now))
 end
 
--- Tenants take turns into the ready streams while these are shorter than twice the free slots.
+-- The line of one of a tenant's users, in the lane MODEL:PRIORITY; neither name of a tenant has a space in it.
+local function queue_key(lane, tenant, user)
+  return P .. 'queue:' .. lane .. ':' .. tenant .. ' ' .. user
+end
+
+-- Put a job into its line; who has none yet takes a place among those who take turns.
+local function line_up(job, lane, tenant, user)
+  local ring = P .. 'ring:' .. lane
+  if redis.call('RPUSH', queue_key(lane, tenant, user), job) > 1 then return end
+  if redis.call('RPUSH', ring .. ':' .. tenant, user) == 1 then redis.call('RPUSH', ring, tenant) end
+end
+
+-- The job whose turn it is: tenants take turns, and within its turns a tenant's users. Nil where nobody is in line.
+local function next_in_line(lane)
+  local ring = P .. 'ring:' .. lane
+  local tenant = redis.call('LPOP', ring)
+  if not tenant then return end
+  local user = redis.call('LPOP', ring .. ':' .. tenant)
+  local queue = queue_key(lane, tenant, user)
+  local job = redis.call('LPOP', queue)
+  if redis.call('EXISTS', queue) == 1 then redis.call('RPUSH', ring .. ':' .. tenant, user) end
+  if redis.call('EXISTS', ring .. ':' .. tenant) == 1 then redis.call('RPUSH', ring, tenant) end
+  count_waiting(tenant, -1)
+  return job
+end
+
+-- Take a job out of its line, and out of the turns who has none any more.
+local function leave_line(job, lane, tenant, user)
+  local ring, queue = P .. 'ring:' .. lane, queue_key(lane, tenant, user)
+  if redis.call('LREM', queue, 1, job) == 0 then return end
+  count_waiting(tenant, -1)
+  if redis.call('EXISTS', queue) == 1 then return end
+  redis.call('LREM', ring .. ':' .. tenant, 1, user)
+  if redis.call('EXISTS', ring .. ':' .. tenant) == 0 then redis.call('LREM', ring, 1, tenant) end
+end
+
+-- The stream of the worker that owns the job's session, where that has a slot for it: nobody else need feed the
+-- session's text anew. Nil where it has none, so that no session waits for one worker while others are idle.
+local function owner_stream(job)
+  local session = redis.call('HGET', P .. 'job:' .. job, 'session')
+  local owner = session ~= '' and redis.call('HGET', P .. 'session:' .. session, 'owner')
+  if not owner then return end
+  local key = P .. 'worker:' .. owner
+  local free = tonumber(redis.call('HGET', key, 'free')) or 0
+  if free > 0 and free > unread(key .. ':jobs') then return key .. ':jobs' end
+end
+
+-- Jobs move from their lines into the ready streams while these are shorter than twice the free slots.
 local function promote(model)
   local room = 2 * count_slots(model, 'free')
   for _, priority in ipairs(PRIORITIES) do
-    room = room - unread(ready_key(model, priority))
-  end
-  for _, priority in ipairs(PRIORITIES) do
     local lane = model .. ':' .. priority
+    -- Workers read the lanes in this order, so that what lies in a later one is not in the way of an earlier one.
+    room = room - unread(ready_key(model, priority))
     while room > 0 do
-      local tenant = redis.call('LPOP', P .. 'ring:' .. lane)
-      if not tenant then break end
-      local queue = P .. 'queue:' .. lane .. ':' .. tenant
-      local job = redis.call('LPOP', queue)
-      if redis.call('EXISTS', queue) == 1 then redis.call('RPUSH', P .. 'ring:' .. lane, tenant) end
-      if job then
-        count_waiting(tenant, -1)
-        if redis.call('EXISTS', P .. 'job:' .. job) == 1 then
-          make_ready(job, ready_key(model, priority))
-          room = room - 1
-        end
+      local job = next_in_line(lane)
+      if not job then break end
+      if redis.call('EXISTS', P .. 'job:' .. job) == 1 then
+        make_ready(job, owner_stream(job) or ready_key(model, priority))
+        room = room - 1
       end
     end
   end
 end
 
--- Queue a job: in its session's line while another job of the session runs; else at the worker that owns the
--- session; else among its tenant's jobs.
-local function place(job, model, priority, tenant, session)
+-- Queue a job: in its session's line while another job of the session runs, else among its tenant's jobs.
+local function place(job)
+  local f = redis.call('HMGET', P .. 'job:' .. job, 'model', 'priority', 'tenant', 'user', 'session')
+  local model, priority, tenant, user, session = unpack(f)
   if session ~= '' then
     local key = P .. 'session:' .. session
     local running = redis.call('HGET', key, 'running')
@@ -125,16 +164,8 @@ local function place(job, model, priority, tenant, session)
       return
     end
     redis.call('HSET', key, 'running', job)
-    local owner = redis.call('HGET', key, 'owner')
-    if owner and redis.call('EXISTS', P .. 'worker:' .. owner) == 1 then
-      make_ready(job, P .. 'worker:' .. owner .. ':jobs')
-      return
-    end
   end
-  local lane = model .. ':' .. priority
-  if redis.call('RPUSH', P .. 'queue:' .. lane .. ':' .. tenant, job) == 1 then
-    redis.call('RPUSH', P .. 'ring:' .. lane, tenant)
-  end
+  line_up(job, model .. ':' .. priority, tenant, user)
   redis.call('HSET', P .. 'job:' .. job, 'state', 'waiting')
   count_waiting(tenant, 1)
   promote(model)
@@ -143,20 +174,15 @@ end
 -- Take a job out of wherever it stands in line or is claimed.
 local function unplace(job)
   local key = P .. 'job:' .. job
-  local f = redis.call('HMGET', key, 'state', 'stream', 'entry', 'model', 'priority', 'tenant', 'session')
+  local f = redis.call('HMGET', key, 'state', 'stream', 'entry', 'model', 'priority', 'tenant', 'user', 'session')
   if f[1] == 'ready' or f[1] == 'running' then
     redis.call('XACK', f[2], 'workers', f[3])
     redis.call('XDEL', f[2], f[3])
   elseif f[1] == 'turn' then
-    redis.call('LREM', P .. 'session:' .. f[7] .. ':turns', 1, job)
+    redis.call('LREM', P .. 'session:' .. f[8] .. ':turns', 1, job)
     count_waiting(f[6], -1)
   elseif f[1] == 'waiting' then
-    local lane = f[4] .. ':' .. f[5]
-    local queue = P .. 'queue:' .. lane .. ':' .. f[6]
-    if redis.call('LREM', queue, 1, job) == 1 then
-      count_waiting(f[6], -1)
-      if redis.call('EXISTS', queue) == 0 then redis.call('LREM', P .. 'ring:' .. lane, 0, f[6]) end
-    end
+    leave_line(job, f[4] .. ':' .. f[5], f[6], f[7])
   end
 end
 
@@ -178,26 +204,13 @@ local function next_turn(session, job)
   redis.call('HDEL', key, 'running')
   local following = redis.call('LPOP', key .. ':turns')
   if not following then return renew_session(session, 0) end
-  local f = redis.call('HMGET', P .. 'job:' .. following, 'model', 'priority', 'tenant')
-  if not f[1] then
+  local tenant = redis.call('HGET', P .. 'job:' .. following, 'tenant')
+  if not tenant then
     redis.call('HSET', key, 'running', following)
     return next_turn(session, following)
   end
-  count_waiting(f[3], -1)
-  place(following, f[1], f[2], f[3], session)
-end
-
--- Write one log entry and tell every gateway that follows the job. The only PUBLISH of events: a worker whose lease
--- is gone cannot be heard. A gateway that nobody hears is forgotten; it attaches again when it is back.
-local function emit(job, last, tokens, ending)
-  redis.call('XADD', P .. 'log:' .. job, last .. '-0', 't', tokens, 'e', ending)
-  redis.call('HSET', P .. 'job:' .. job, 'last', last)
-  local message = job .. ' ' .. last .. ' ' .. #tokens .. '\n' .. tokens .. ending
-  for _, gateway in ipairs(redis.call('SMEMBERS', P .. 'sub:' .. job)) do
-    if redis.call('PUBLISH', P .. 'gateway:' .. gateway, message) == 0 then
-      redis.call('SREM', P .. 'sub:' .. job, gateway)
-    end
-  end
+  count_waiting(tenant, -1)
+  place(following)
 end
 
 -- End a job with an entry that holds its ending (and perhaps its last tokens).
@@ -205,15 +218,20 @@ local function finish(job, last, tokens, ending, finished_ms)
   emit(job, last, tokens, ending)
   unplace(job)
   local key = P .. 'job:' .. job
-  local f = redis.call('HMGET', key, 'session', 'last', 'payer', 'token_ms')
-  if f[3] then spend('tokens', f[3], (f[2] - 1) * f[4]) end
+  local f = redis.call('HMGET', key, 'session', 'last', 'tenant', 'token_ms', 'owner')
+  local worker = P .. 'worker:' .. f[5]
+  if redis.call('HEXISTS', worker, 'free') == 1 then redis.call('HINCRBY', worker, 'free', 1) end
+  if f[4] then spend('tokens', f[3], (f[2] - 1) * f[4]) end
   redis.call('HSET', key, 'state', 'done')
-  redis.call('HDEL', key, 'request', 'stream', 'entry', 'cancelled')
+  redis.call('HDEL', key, 'request', 'stream', 'entry', 'cancelled', 'unfollowed')
   redis.call('ZREM', P .. 'due', job)
   redis.call('DEL', P .. 'sub:' .. job)
   redis.call('PEXPIRE', key, finished_ms)
   redis.call('PEXPIRE', P .. 'log:' .. job, finished_ms)
-  if f[1] ~= '' then next_turn(f[1], job) end
+  if f[1] == '' then return end
+  local session = P .. 'session:' .. f[1]
+  if redis.call('EXISTS', session) == 1 then redis.call('HINCRBY', session, 'ended', 1) end
+  next_turn(f[1], job)
 end
 
 local function finish_early(job, ending, finished_ms)
@@ -221,13 +239,21 @@ local function finish_early(job, ending, finished_ms)
   finish(job, last + 1, '', ending, finished_ms)
 end
 
--- A running job ends at its worker's next token, any other job at once.
-local function cancel(job, ending, finished_ms)
+-- A running job ends at its worker's next token, or, where that is gone, at the next look after it is due; any other job
+-- at once.
+local function cancel(job, ending, finished_ms, grace_ms)
   local f = redis.call('HMGET', P .. 'job:' .. job, 'state', 'owner')
   if not f[1] or f[1] == 'done' then return end
   if f[1] ~= 'running' then return finish_early(job, ending, finished_ms) end
   redis.call('HSET', P .. 'job:' .. job, 'cancelled', 1)
+  redis.call('ZADD', P .. 'due', now_ms() + grace_ms, job)
   redis.call('PUBLISH', P .. 'control:' .. f[2], 'cancel ' .. job)
+end
+
+-- Nobody follows a job; it ends in `grace_ms`, unless a gateway says by then that it does.
+local function leave_unfollowed(job, grace_ms)
+  redis.call('HSET', P .. 'job:' .. job, 'unfollowed', 1)
+  redis.call('ZADD', P .. 'due', now_ms() + grace_ms, job)
 end
 
 -- Take a job from its worker and let any other go on with it, before all new ones.

@@ -1,5 +1,6 @@
 """docker-compose.yml: what Compose, docker-compose and podman-compose all understand, and what must hold in it."""
 
+import json
 import os
 import re
 import subprocess
@@ -11,7 +12,8 @@ import pytest
 import yaml
 
 from gateway import settings as gateway_settings
-from gateway.server import GRACE_S
+from gateway.server import ACCEPT_S, END_S, GRACE_S
+from shared import traces
 from shared.settings import rules
 from tests.services import ROOT
 from worker import settings as worker_settings
@@ -25,9 +27,11 @@ WATCHING = ["prometheus", "grafana"]
 
 
 def load(**environ: str) -> Any:
-    """The file, with variables put in as all of the three tools do: ${NAME:-default}."""
+    """The file, with variables put in as all of the three tools do: ${NAME:-default}, or ${NAME-default} where the
+    variable may be empty."""
     values = ENV | environ
     text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: values.get(found[1]) or found[2], TEXT)
+    text = re.sub(r"\$\{(\w+)-([^}]*)\}", lambda found: str(values.get(found[1], found[2])), text)
     assert "${" not in text
     return yaml.safe_load(text)
 
@@ -111,19 +115,50 @@ def test_only_who_needs_it_reaches_the_broker() -> None:
 def test_images_are_our_own_or_of_a_known_version(name: str) -> None:
     service = SERVICES[name]
     ours = name in OURS
-    assert ("build" in service) is ours
-    assert re.fullmatch(r"corolla-(gateway|worker)" if ours else r"[\w/]+:v?\d+(\.\d+)*", service["image"])
+    # Podman asks for no registry that is not named.
+    assert re.fullmatch(r"corolla-(gateway|worker)" if ours else r"docker\.io/[\w/]+:v?\d+(\.\d+)*", service["image"])
+
+
+def test_each_image_is_built_by_one_service_and_before_others_run_it() -> None:
+    """Compose 2 builds all services at once, and two of them cannot make the same tag; 1.29 builds one by one."""
+    builders = {each["image"]: name for name, each in SERVICES.items() if "build" in each}
+    assert builders == {"corolla-gateway": "gateway", "corolla-worker": "worker"}
+    for name in set(OURS) - set(builders.values()):
+        assert builders[SERVICES[name]["image"]] in SERVICES[name]["depends_on"]
+
+
+def test_the_worker_needs_no_gpu_unless_told_so() -> None:
+    index = "https://download.pytorch.org/whl/cpu"
+    assert ENV["TORCH_INDEX"] == index
+    assert f"ARG TORCH_INDEX={index}\n" in (ROOT / "deploy/images/worker.Dockerfile").read_text()
+    for environ in ({}, {"TORCH_INDEX": "https://mirror.example/cu130"}, {"TORCH_INDEX": ""}):
+        arguments = load(**environ)["services"]["worker"]["build"]["args"]
+        assert (arguments["TORCH_INDEX"] or "") == environ.get("TORCH_INDEX", index)
+    assert f"${{TORCH_INDEX-{index}}}" in TEXT
 
 
 def test_one_variable_chooses_another_catalogue_or_swarm() -> None:
     public = load(COROLLA_CATALOG="./deploy/catalogs/public.toml", COROLLA_PEERS="/ip4/1.2.3.4/tcp/1/p2p/Qm")
     for name in OURS:
         service = public["services"][name]
-        (catalog,) = [each for each in service["volumes"] if isinstance(each, dict)]
-        assert catalog["source"] == "./deploy/catalogs/public.toml"
-        assert catalog["target"] == f"/app/{service['environment']['COROLLA_CATALOG'].removeprefix('/app/')}"
+        assert service["environment"]["COROLLA_CATALOG"] == "/app/deploy/catalogs/mounted.toml"
+        mount = "./deploy/catalogs/public.toml:/app/deploy/catalogs/mounted.toml:ro,z"
+        assert mount in service["volumes"]
         if name not in ("gateway", "batches"):
             assert service["environment"]["COROLLA_PEERS"] == "/ip4/1.2.3.4/tcp/1/p2p/Qm"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_files_of_the_checkout_are_only_read_and_may_be_on_selinux(name: str) -> None:
+    for volume in SERVICES[name]["volumes"]:
+        source, _, *options = volume.split(":")
+        assert options == (["ro,z"] if source.startswith("./") else [])
+
+
+def test_scripts_run_whatever_has_become_of_their_mode() -> None:
+    """A checkout on a file system without modes, or an archive, may have lost it; and on Windows their line ends."""
+    assert SERVICES["nginx"]["command"] == SERVICES["valkey"]["entrypoint"] == ["sh", "/etc/corolla/start.sh"]
+    assert "*.sh text eol=lf\n" in (ROOT / ".gitattributes").read_text()
 
 
 def test_passwords_come_from_the_environment_alone() -> None:
@@ -146,12 +181,27 @@ def test_every_setting_can_be_set_from_outside(name: str, kind: type, fixed: set
     environment = SERVICES[name]["environment"]
     for setting in rules(kind).keys() - fixed:
         assert load(**{setting: "x"})["services"][name]["environment"][setting] == "x", setting
-    assert environment.keys() <= rules(kind).keys()
+    spans = {key for key in environment if key.startswith("OTEL_")}
+    assert environment.keys() - spans <= rules(kind).keys()
+    for variable in spans:
+        assert load(**{variable: "x"})["services"][name]["environment"][variable] == "x"
+    assert spans == {
+        "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["gateway", "worker"])
+def test_opentelemetry_has_nothing_to_say_of_variables_that_nobody_has_set(name: str) -> None:
+    code = "from shared import traces; traces.configure('http://127.0.0.1:1', 'x'); traces.close()"
+    environ = {key: value or "" for key, value in SERVICES[name]["environment"].items()}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=False, cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_there_is_time_to_stop_in_order() -> None:
     seconds = {name: int(each["stop_grace_period"].removesuffix("s")) for name, each in SERVICES.items()}
-    assert seconds["gateway"] > GRACE_S
+    assert seconds["gateway"] > ACCEPT_S + GRACE_S + END_S + traces.CLOSE_TIMEOUT_S
     (nginx_s,) = re.findall(r"worker_shutdown_timeout (\d+)s;", (ROOT / "deploy/nginx/nginx.conf").read_text())
     assert seconds["nginx"] > int(nginx_s)
     assert SERVICES["nginx"]["stop_signal"] == "SIGQUIT"
@@ -165,9 +215,21 @@ def test_batches_are_answered_as_gateways_would() -> None:
     assert [batches[key] for key in same] == [gateway[key] for key in same]
 
 
-@pytest.mark.parametrize("name", [name for name in SERVICES if name not in ("gateway", "batches", "worker")])
-def test_whose_image_has_no_health_check_of_its_own_has_one_here(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in SERVICES if name != "batches"])
+def test_every_service_has_a_health_check_here(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
+
+
+@pytest.mark.parametrize("name", ["gateway", "worker"])
+def test_health_is_what_the_image_says_it_is(name: str) -> None:
+    """Podman builds images of a kind that has no health checks, and so they stand in both files."""
+    text = (ROOT / f"deploy/images/{name}.Dockerfile").read_text().replace("\\\n", " ")
+    (options, command) = re.findall(r"^HEALTHCHECK (.*?) +CMD (.*)$", text, re.MULTILINE)[0]
+    own = dict(SERVICES[name]["healthcheck"])
+    assert own.pop("test") == ["CMD", *json.loads(command)]
+    assert {key.replace("_", "-"): str(value) for key, value in own.items()} == dict(
+        re.findall(r"--([a-z-]+)=(\S+)", options)
+    )
 
 
 def test_nothing_waits_for_health() -> None:
@@ -180,14 +242,3 @@ def test_every_variable_is_told_of() -> None:
     settings = rules(gateway_settings.Settings).keys() | rules(worker_settings.Settings).keys()
     assert used - settings <= ENV.keys()
     assert ENV.keys() - {"COMPOSE_PROFILES"} <= used
-
-
-def test_the_balancer_waits_longer_than_gateways_do() -> None:
-    conf = (ROOT / "deploy/nginx/nginx.conf").read_text()
-    waits_s = {name: int(found) for name, found in re.findall(r"proxy_(read|send)_timeout (\d+)s;", conf)}
-    gateway = rules(gateway_settings.Settings)
-    longest_s = max(float(gateway[name].default) for name in ("COROLLA_DEADLINE_S", "COROLLA_PING_S"))
-    assert min(waits_s.values()) > longest_s
-    assert "proxy_buffering off;" in conf
-    # A POST is never repeated once it was sent.
-    assert re.findall(r"proxy_next_upstream (.*);", conf) == ["error timeout"]

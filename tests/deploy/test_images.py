@@ -59,8 +59,8 @@ def test_hadolint_looks(tmp_path: Path) -> None:
 def test_the_last_stage_is_small_and_locked(recipe: Path) -> None:
     build, last = stages(recipe)
     # Both stages from one base, so that what the first one installed runs in the second.
-    assert said(build, "FROM") == ["python:3.11-slim-bookworm AS build"]
-    assert said(last, "FROM") == ["python:3.11-slim-bookworm"]
+    assert said(build, "FROM") == ["docker.io/library/python:3.11-slim-bookworm AS build"]
+    assert said(last, "FROM") == ["docker.io/library/python:3.11-slim-bookworm"]
     # Nothing is installed there: no compiler, no package lists, no pip cache.
     assert [rest for rest in said(last, "RUN") if re.search(r"\b(apt|apt-get|pip|gcc|curl)\b", rest)] == []
     assert said(last, "COPY") == ["--from=build /venv /venv", "--from=build /app /app"]

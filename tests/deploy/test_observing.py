@@ -172,10 +172,10 @@ def test_a_gateway_with_a_silent_broker_answers_prometheus_in_time() -> None:
 
 def test_what_is_mounted_is_what_is_read() -> None:
     services = load()["services"]
-    assert "./deploy/prometheus:/etc/corolla:ro" in services["prometheus"]["volumes"]
+    assert "./deploy/prometheus:/etc/corolla:ro,z" in services["prometheus"]["volumes"]
     assert "--config.file=/etc/corolla/prometheus.yml" in services["prometheus"]["command"]
     inside = Path("/etc/grafana/provisioning")
-    assert f"./deploy/grafana:{inside}:ro" in services["grafana"]["volumes"]
+    assert f"./deploy/grafana:{inside}:ro,z" in services["grafana"]["volumes"]
     provider: dict[str, Any] = yaml.safe_load((ROOT / "deploy/grafana/dashboards/dashboards.yml").read_text())[
         "providers"
     ][0]

@@ -3,14 +3,13 @@
 import contextlib
 import dataclasses
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redis
 
+from tests.resting import leftovers
 from tests.services import ROOT, Gateway, Worker
 from tests.swarm import running_swarm
 from tests.valkey import Valkey
@@ -72,7 +71,7 @@ class Stack:
     def restore(self) -> None:
         """Start what does not run, and wait until the gateways are ready."""
         for service in (*self.workers, *self.gateways):
-            if service.process is None or service.process.poll() is not None:
+            if not service.runs:
                 service.start()
         for gateway in self.gateways:
             until(gateway.is_ready)
@@ -85,25 +84,8 @@ class Stack:
         return owner
 
     def leftovers(self) -> set[str]:
-        """Keys that a system at rest does not hold, and entries that are pending."""
-        client = self.valkey.client
-        names = {str(name, "utf-8") for name in client.scan_iter()}
-        done = {name for name in names if RESTING.fullmatch(name) and (":job:" not in name or _is_done(client, name))}
-        pending = {
-            f"{name}: pending"
-            for name in names
-            if (":ready:" in name or name.endswith(":jobs")) and client.xpending(name, "workers")["pending"]
-        }
-        return (names - done) | pending
-
-
-RESTING = re.compile(
-    r"\{p\}:(job:\w{32}|log:\w{32}|pace|ready:.*|worker:.*|workers|gateways|reaped|serving:.*|file:.*|batch:.*|owned:.*)|rq:.*"
-)
-
-
-def _is_done(client: "redis.Redis", name: str) -> bool:
-    return client.hget(name, "state") == b"done"
+        """What a system at rest does not leave in the broker."""
+        return leftovers(self.valkey.client, self.workers)
 
 
 def _stack(folder: Path, catalog: str, **settings: str | int) -> Iterator[Stack]:

@@ -106,7 +106,9 @@ def test_a_trace_from_the_client_to_the_worker_and_back(collector: Collector, va
     assert (decode["corolla.job"], decode["corolla.outcome"]) == (id, "length")
     (line,) = [line for line in gateway.lines() if line["event"] == "job"]
     assert (line["job"], line["request"], line["trace"]) == (id, "r-1", CLIENT[3:35])
-    assert {line["job"] for line in worker.lines() if "job" in line} == {id}
+    lines = [line for line in worker.lines() if "job" in line]
+    assert [line["event"] for line in lines] == ["job_started", "job_ended"]
+    assert {(line["job"], line["trace"]) for line in lines} == {(id, CLIENT[3:35])}
     assert "secret" not in str(collector.spans) + gateway.log.read_text() + worker.log.read_text()
 
 

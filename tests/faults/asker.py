@@ -1,4 +1,4 @@
-"""Clients of /v1/completions that know what they must get."""
+"""Clients of /v1/completions, and of /api/v1/generate, that know what they must get."""
 
 import dataclasses
 import json
@@ -37,14 +37,28 @@ class Asker:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def ask(self, seed: int, tokens: int, user: str | None = None) -> Answer:
-        """A whole answer of so many tokens."""
+    async def ask(self, seed: int, tokens: int, user: str | None = None, address: str | None = None) -> Answer:
+        """A whole answer of so many tokens. address: of the client, as a proxy would tell it."""
         began = time.monotonic()
-        reply = await self._client.post("/v1/completions", json=_fields(seed, tokens, user))
+        reply = await self._client.post("/v1/completions", json=_fields(seed, tokens, user), headers=_from(address))
         content = reply.json()
         exact = reply.status_code == 200 and content["choices"][0]["text"] == text(seed, 0, tokens)
         error = "" if reply.status_code == 200 else content["error"]["code"] or content["error"]["message"]
         return Answer(reply.status_code, reply.headers, exact, time.monotonic() - began, error)
+
+    async def ask_petals(self, seed: int, tokens: int, address: str | None = None) -> Answer:
+        """Likewise, of the Petals Chat API."""
+        began = time.monotonic()
+        fields = {"inputs": "hi", "max_new_tokens": tokens, "seed": seed}
+        reply = await self._client.post("/api/v1/generate", json=fields, headers=_from(address))
+        content = reply.json()
+        exact = content["ok"] and content["outputs"] == text(seed, 0, tokens)
+        error = "" if content["ok"] else content["traceback"]
+        return Answer(reply.status_code, reply.headers, exact, time.monotonic() - began, error)
+
+    async def stream_text(self, seed: int, tokens: int) -> str:
+        """The text of a streamed answer."""
+        return "".join([event["choices"][0]["text"] async for event in self.stream(seed, tokens)])
 
     async def stream(self, seed: int, tokens: int, **fields: Any) -> AsyncGenerator[dict[str, Any], None]:
         """The events of an answer, one a token; who stops iterating (and closes) disconnects."""
@@ -63,3 +77,7 @@ class Asker:
 
 def _fields(seed: int, tokens: int, user: str | None) -> dict[str, Any]:
     return {"model": "corolla/oracle", "prompt": "hi", "max_tokens": tokens, "seed": seed, "user": user}
+
+
+def _from(address: str | None) -> dict[str, str]:
+    return {"x-forwarded-for": address} if address else {}

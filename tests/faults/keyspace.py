@@ -65,13 +65,15 @@ class Keyspace:
         return {str(name, "utf-8"): int(count) for name, count in counters.items()}
 
     def check_lines(self) -> None:
-        """Assert that counters are the lengths of lines, and that rings hold the tenants that have one, once each."""
+        """Assert that counters are the lengths of lines, and that rings hold those that have one, once each."""
         lengths: Counter[str] = Counter()
-        tenants: dict[str, list[str]] = {}
+        turns_of: dict[str, set[str]] = {}
         for queue in self._names("queue:*"):
-            lane, _, tenant = queue.rpartition(":")
+            tenant, _, user = queue.rpartition(":")[2].partition(" ")
+            ring = queue.rpartition(":")[0].replace("queue:", "ring:")
             lengths[tenant] += self._client.llen(queue)
-            tenants.setdefault(lane.replace("queue:", "ring:"), []).append(tenant)
+            turns_of.setdefault(ring, set()).add(tenant)
+            turns_of.setdefault(f"{ring}:{tenant}", set()).add(user)
         for turns in self._names("session:*:turns"):
             for job in self._client.lrange(turns, 0, -1):
                 lengths[self.field(str(job, "ascii"), "tenant") or ""] += 1
@@ -79,7 +81,7 @@ class Keyspace:
             ring: [str(each, "utf-8") for each in self._client.lrange(ring, 0, -1)] for ring in self._names("ring:*")
         }
         assert {ring: sorted(names) for ring, names in rings.items()} == {
-            ring: sorted(names) for ring, names in tenants.items()
+            ring: sorted(names) for ring, names in turns_of.items()
         }
         everybody = {"*": lengths.total()} if lengths else {}
         assert self.waiting() == {**lengths, **everybody}
@@ -93,6 +95,11 @@ class Keyspace:
         """The job whose turn it is in a session."""
         raw = self._client.hget(self._keys.session(session), "running")
         return None if raw is None else str(raw, "ascii")
+
+    def owner_of(self, session: str) -> str | None:
+        """The worker that owns a session."""
+        raw = self._client.hget(self._keys.session(session), "owner")
+        return None if raw is None else str(raw, "utf-8")
 
     def _names(self, pattern: str) -> list[str]:
         return [str(name, "utf-8") for name in self._client.scan_iter(f"{self._keys.prefix}{pattern}")]

@@ -1,12 +1,13 @@
 """`python -m tests.faults.odd_worker`: a worker of the oracle that something is wrong with.
 
 --clock: seconds that its clock is wrong by. --poison: a seed at whose fifth token the process dies, as of a crash in a
-library that one prompt leads to.
+library that one prompt leads to. --trap: a seed at whose fifth token its event loop hangs for good.
 """
 
 import argparse
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
@@ -17,17 +18,21 @@ from worker.backend import Choice, Draw
 FATAL_POSITION = 4
 
 
-class PoisonedSession(oracle_backend.OracleSession):
-    """Dies where it should give the fifth token of one seed."""
+class OddSession(oracle_backend.OracleSession):
+    """Dies, or hangs, where it should give the fifth token of one seed."""
 
     poison = -1
+    trap = -1
 
     async def step(
         self, ids: Sequence[Sequence[int]], draws: Sequence[Draw], parents: Sequence[int] | None = None
     ) -> list[Choice]:
         """As any session does, but for that token."""
-        if any(draw.sampling.seed == self.poison and draw.position == FATAL_POSITION for draw in draws):
+        seeds = [draw.sampling.seed for draw in draws if draw.position == FATAL_POSITION]
+        if self.poison in seeds:
             os._exit(66)
+        if self.trap in seeds:
+            threading.Event().wait()
         return await super().step(ids, draws, parents)
 
 
@@ -36,11 +41,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.odd_worker", description="A worker with a fault.")
     parser.add_argument("--clock", type=float, default=0)
     parser.add_argument("--poison", type=int, default=-1)
+    parser.add_argument("--trap", type=int, default=-1)
     arguments = parser.parse_args()
     right = time.time
     time.time = lambda: right() + arguments.clock
-    PoisonedSession.poison = arguments.poison
-    oracle_backend.OracleSession = PoisonedSession  # type: ignore[misc]
+    OddSession.poison, OddSession.trap = arguments.poison, arguments.trap
+    oracle_backend.OracleSession = OddSession  # type: ignore[misc]
     return work()
 
 

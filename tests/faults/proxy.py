@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Self
 
 CHUNK_BYTES = 1 << 16
@@ -28,6 +28,7 @@ class Proxy:
 
     delay_s: how long each chunk is held, in both directions. bytewise: one byte at a time.
     replies: chunks that came from the server on connections without a subscription, since the last `lose`.
+    lost: of the words of `lose_replies_to`, those whose reply was lost.
     """
 
     def __init__(self, port: int) -> None:
@@ -40,6 +41,8 @@ class Proxy:
         self.delay_s = 0.0
         self.bytewise = False
         self.replies = 0
+        self._doomed: set[bytes] = set()
+        self.lost: set[bytes] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -84,11 +87,23 @@ class Proxy:
         """Be a plain link again."""
         self.delay_s, self.bytewise = 0.0, False
         self._loss = Loss(0, 0)
+        self._doomed.clear()
         self._open.set()
 
     def lose(self, loss: Loss) -> None:
         """Lose replies, counted from now."""
         self._loss, self.replies = loss, 0
+
+    def lose_replies_to(self, words: Iterable[bytes]) -> None:
+        """Lose the reply to the next request that has such a word in it, once for each of them."""
+        self._doomed, self.lost = set(words), set()
+
+    def dooms(self, request: bytes) -> bool:
+        """Whether the reply to this request is to be lost."""
+        found = {word for word in self._doomed if word in request}
+        self._doomed -= found
+        self.lost |= found
+        return bool(found)
 
     async def through(self, data: bytes, reply: bool) -> AsyncIterator[bytes]:
         """The pieces of a chunk, each when it is to be passed on. Raises ConnectionResetError where it is lost."""
@@ -124,6 +139,7 @@ class _Link:
         self._near = near
         self._far: asyncio.StreamWriter | None = None
         self._halved = False
+        self._doomed = False
         self.subscribed = False
 
     async def run(self, near: asyncio.StreamReader, port: int) -> None:
@@ -156,11 +172,12 @@ class _Link:
     async def _requests(self, near: asyncio.StreamReader, far: asyncio.StreamWriter) -> None:
         while data := await near.read(CHUNK_BYTES):
             self.subscribed = self.subscribed or b"\r\nSUBSCRIBE\r\n" in data
+            self._doomed = self._proxy.dooms(data)
             async for piece in self._proxy.through(data, reply=False):
                 await _send(far, piece)
 
     async def _replies(self, far: asyncio.StreamReader) -> None:
-        while data := await far.read(CHUNK_BYTES):
+        while (data := await far.read(CHUNK_BYTES)) and not self._doomed:
             async for piece in self._proxy.through(data, reply=not self.subscribed):
                 if not self._halved:
                     await _send(self._near, piece)

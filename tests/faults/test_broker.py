@@ -15,6 +15,7 @@ from tests.waiting import until_async
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1200)]
 
 DISCONTINUITY = "cannot go on exactly"
+RESUBMITTED = "corolla_jobs_resubmitted_total"
 STREAMS = 12
 
 
@@ -75,7 +76,9 @@ async def _forget(stack: Stack, seeds: range) -> list[Answer]:
 
 
 async def test_the_broker_forgets_what_it_has_just_accepted(stack: Stack) -> None:
-    """The gateways send it again: no job vanishes, and each is answered once."""
+    """The gateways send it again: no job vanishes, and each is answered once. All were lost, and sent again once."""
     for number in range(5 if FULL else 1):
+        before = await stack.counted(RESUBMITTED)
         answers = await _forget(stack, range(100 * number, 100 * number + STREAMS))
         assert [answer.exact for answer in answers] == [True] * STREAMS
+        assert await stack.counted(RESUBMITTED) - before == STREAMS

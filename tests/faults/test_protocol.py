@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from collections import Counter
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
@@ -18,11 +19,12 @@ from hypothesis.stateful import (
 )
 
 from shared.broker import Broker
-from shared.errors import CorollaError
+from shared.dead import DeadLetters
+from shared.errors import Code, CorollaError
 from shared.heart import Heart
 from shared.keys import Timing
 from shared.messages import FinishReason, JobFinished, JobRequest, Token
-from shared.records import Append, Appended, Bounds, Busy, Claim, Registration, SessionCommit, Submission
+from shared.records import Append, Appended, Bounds, Claim, Registration, SessionCommit, Submission
 from shared.sampling import SamplingParams
 from tests.faults.conftest import FULL, SEED
 from tests.faults.keyspace import Keyspace
@@ -35,6 +37,8 @@ T = TypeVar("T")
 
 MODEL = "corolla/oracle"
 HOUR_MS = 3_600_000
+# Of one tenant in a minute, which is far longer than a run of the machine takes.
+REQUESTS, TOKENS = 1, 2
 DONE = JobFinished(FinishReason.LENGTH)
 NAMES = [f"{number:032x}" for number in range(5)]
 JOBS = st.sampled_from(NAMES)
@@ -46,21 +50,33 @@ SESSIONS = st.sampled_from(["s1", "s2"])
 class Job:
     """What the test knows of a job. tokens: ids that the broker accepted; epoch: of the lease that holds, or ''.
 
-    stalls: claims since the last token. doomed: it may end without a worker's word. ids: what its session got from it.
+    stalls: claims since the last token. doomed: it may end without a worker's word. unfollowed: it ends with the next
+    sweep, unless a gateway follows it. dead: it was given up. rated: its tokens count when it ends; spent: those that
+    counted already.
     """
 
     session: str | None
+    tenant: str
+    rated: bool
     tokens: list[int] = dataclasses.field(default_factory=list)
     epoch: str = ""
     owner: str = ""
     stalls: int = 0
     doomed: bool = False
+    unfollowed: bool = False
+    dead: bool = False
     done: bool = False
+    spent: int = 0
 
     @property
     def last(self) -> int:
         """The seq of its last event."""
         return len(self.tokens) + self.done
+
+    @property
+    def counted(self) -> int:
+        """Its tokens that count for its tenant's rate."""
+        return self.spent + len(self.tokens) * (self.rated and self.done)
 
     def release(self) -> None:
         """No lease holds any more."""
@@ -78,15 +94,19 @@ class Protocol(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.broker = Broker(valkey.url, Timing(lease_ms=HOUR_MS, grace_ms=0, orphan_ms=HOUR_MS))
         self.reaper = Broker(valkey.url, Timing(lease_ms=0))
+        self.letters = DeadLetters(valkey.url)
         self.url = valkey.url
         self.jobs: dict[str, Job] = {}
         self.leases: list[Claim] = []
         self.commits: dict[str, list[int]] = {}
+        self.requests: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()  # of jobs that are forgotten
 
     def teardown(self) -> None:
         """Drop connections."""
         self.run(self.broker.close())
         self.run(self.reaper.close())
+        self.letters.__exit__()
         self.runner.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -100,7 +120,7 @@ class Protocol(RuleBasedStateMachine):
             if session:
                 self.open_session(session)
         for name, session in zip(NAMES, sessions, strict=False):
-            self.submit(name, "t1", "interactive", session, 6)
+            self.submit(name, "t1", "interactive", session, 6, (0, TOKENS))
         self.claim("w1", 3)
 
     @rule(
@@ -109,22 +129,39 @@ class Protocol(RuleBasedStateMachine):
         priority=st.sampled_from(["interactive", "batch"]),
         session=st.none() | SESSIONS,
         total=st.integers(1, 6),
+        rates=st.sampled_from([(0, 0), (REQUESTS, 0), (0, TOKENS)]),
     )
-    def submit(self, name: str, tenant: str, priority: str, session: str | None, total: int) -> None:
+    def submit(
+        self, name: str, tenant: str, priority: str, session: str | None, total: int, rates: tuple[int, int]
+    ) -> None:
         request = JobRequest(model=MODEL, sampling=SamplingParams(seed=7), prompt="hi", max_new_tokens=3)
-        submission = Submission(name, request, "g1", HOUR_MS, tenant, priority, session)
-        waiting = self.keyspace.waiting()
+        submission = Submission(name, request, "g1", HOUR_MS, tenant, priority=priority, session=session)
+        bounds = Bounds(2, total, *rates)
+        expected = self.status(name, tenant, session, bounds)
         try:
-            status = self.run(self.broker.submit(submission, Bounds(2, total)))
-        except Busy:
-            assert name not in self.jobs
-            assert waiting.get(tenant, 0) >= 2 or waiting.get("*", 0) >= total
-        except CorollaError:
-            assert session is not None
-            assert session not in self.commits
-        else:
-            assert (status == "known") == (name in self.jobs)
-            self.jobs.setdefault(name, Job(session))
+            status: str | Code = self.run(self.broker.submit(submission, bounds))
+        except CorollaError as error:
+            status = error.code
+        assert status == expected
+        if status == "accepted":
+            self.jobs[name] = Job(session, tenant, rates[1] > 0)
+            self.requests[tenant] += rates[0] > 0
+
+    def status(self, name: str, tenant: str, session: str | None, bounds: Bounds) -> str | Code:
+        """What the broker must say to a submission."""
+        waiting = self.keyspace.waiting()
+        if name in self.jobs:
+            return "known"
+        if session is not None and session not in self.commits:
+            return Code.SESSION_NOT_FOUND
+        tokens = self.tokens[tenant] + sum(job.counted for job in self.jobs.values() if job.tenant == tenant)
+        if bounds.requests_per_min and self.requests[tenant] >= REQUESTS:
+            return Code.RATE
+        if bounds.tokens_per_min and tokens >= TOKENS:
+            return Code.RATE
+        if waiting.get(tenant, 0) >= bounds.tenant:
+            return Code.TENANT_BUSY
+        return Code.BUSY if waiting.get("*", 0) >= bounds.total else "accepted"
 
     @rule(worker=WORKERS, free=st.integers(1, 3))
     def claim(self, worker: str, free: int) -> None:
@@ -144,6 +181,8 @@ class Protocol(RuleBasedStateMachine):
         self.see_endings(
             job for job in self.jobs.values() if job.doomed or job.stalls == self.broker.timing.stall_limit
         )
+        for job in self.jobs.values():
+            job.dead = job.dead or (job.done and not job.doomed and job.stalls == self.broker.timing.stall_limit)
 
     @precondition(lambda self: self.leases)
     @rule(
@@ -226,6 +265,14 @@ class Protocol(RuleBasedStateMachine):
         self.leave(old)
         self.claim(new, 3)
 
+    @rule(times=st.integers(1, 4))
+    def kill_workers(self, times: int) -> None:
+        """What waits kills every worker that tries it, before its first token."""
+        for _ in range(times):
+            self.claim("w1", 3)
+            self.leave("w1")
+        self.claim("w1", 3)
+
     @rule(worker=WORKERS)
     def die(self, worker: str) -> None:
         """The worker's life runs out, and all leases that were not renewed."""
@@ -244,12 +291,60 @@ class Protocol(RuleBasedStateMachine):
         self.run(self.broker.cancel(name))
         self.doom([name])
 
-    @rule(name=JOBS, gateway=st.sampled_from(["g1", "g2"]), cancel=st.booleans())
-    def detach(self, name: str, gateway: str, cancel: bool) -> None:
+    @rule(name=JOBS, gateway=st.sampled_from(["g1", "g2"]))
+    def detach(self, name: str, gateway: str) -> None:
         others = self.keyspace.subscribers(name) - {gateway}
-        self.run(self.broker.detach(name, gateway, cancel))
-        if cancel and not others:
-            self.doom([name])
+        self.run(self.broker.detach(name, gateway))
+        if name in self.jobs and not self.jobs[name].done and not others:
+            self.jobs[name].unfollowed = True
+
+    @rule(name=JOBS)
+    def follow(self, name: str) -> None:
+        """A gateway says that it follows the job."""
+        found = self.run(self.broker.positions("g1", [name]))[name]
+        job = self.jobs.get(name)
+        assert (found.state, found.last) == ((self.keyspace.state(name), job.last) if job else ("gone", 0))
+        if job:
+            job.unfollowed = False
+
+    @rule(name=JOBS)
+    def forsake(self, name: str) -> None:
+        """No gateway has followed the job for long, and somebody sweeps: it ends the next time."""
+        if name in self.jobs and not self.jobs[name].done:
+            ends = self.jobs[name].unfollowed or self.jobs[name].doomed
+            self.client.zadd(self.broker.keys.due, {name: 1})
+            self.sweep()
+            self.jobs[name].unfollowed = not ends
+
+    @rule(name=JOBS)
+    def try_again(self, name: str) -> None:
+        """An operator lets workers go on with a job that was given up."""
+        job = self.jobs.get(name)
+        possible = job is not None and job.dead and (job.session is None or job.session in self.commits)
+        assert self.letters.requeue(name, HOUR_MS) == possible
+        if job and possible:
+            job.spent, job.rated = job.counted, False
+            job.dead = job.done = False
+            job.stalls = 0
+            job.release()
+
+    @rule(name=JOBS)
+    def drop(self, name: str) -> None:
+        """An operator forgets a job that was given up."""
+        job = self.jobs.get(name)
+        assert self.letters.drop(name) == (job is not None and job.dead)
+        if job and job.dead:
+            self.tokens[job.tenant] += job.counted
+            self.leases = [lease for lease in self.leases if lease.job != name]
+            del self.jobs[name]
+
+    def sweep(self) -> None:
+        """Somebody looks for jobs that are due: those that are cancelled or that nobody follows end."""
+        self.run(self.broker.sweep())
+        for name, job in self.jobs.items():
+            if not job.done and (job.doomed or job.unfollowed):
+                assert self.keyspace.state(name) == "done"
+                job.done = True
 
     @rule(name=JOBS, after=st.integers(0, 4))
     def attach(self, name: str, after: int) -> None:
@@ -266,9 +361,8 @@ class Protocol(RuleBasedStateMachine):
         if name in self.jobs and not self.jobs[name].done:
             self.client.hset(self.broker.keys.job(name), "deadline", 1)
             self.client.zadd(self.broker.keys.due, {name: 1})
-            self.run(self.broker.sweep())
             self.jobs[name].doomed = True
-            self.see_endings([self.jobs[name]])
+            self.sweep()
             assert self.jobs[name].done
 
     @rule(session=SESSIONS)
@@ -280,7 +374,9 @@ class Protocol(RuleBasedStateMachine):
     def close_session(self, session: str) -> None:
         self.run(self.broker.close_session(session))
         if self.commits.pop(session, None) is not None:
-            self.doom([name for name, job in self.jobs.items() if job.session == session])
+            # Those of a session before it that had the same name are doomed already.
+            self.doom([name for name, job in self.jobs.items() if job.session == session and not job.doomed])
+            self.see_endings(self.jobs.values())
 
     def doom(self, names: Iterable[str]) -> None:
         """These are to end: at once where they wait, at their worker's next token where they run."""
@@ -307,6 +403,11 @@ class Protocol(RuleBasedStateMachine):
             assert [entry.last for entry in log if entry.ending] == ([job.last] if job.done else [])
             assert [entry.first for entry in log] == [1, *(entry.last + 1 for entry in log)][: len(log)]
             assert self.keyspace.last(name) == (log[-1].last if log else 0) == job.last
+
+    @invariant()
+    def dead_letters_are_those_given_up(self) -> None:
+        """And each of them can be listed."""
+        assert {letter.job for letter in self.letters.all()} == {name for name, job in self.jobs.items() if job.dead}
 
     @invariant()
     def one_epoch_holds(self) -> None:

@@ -158,6 +158,22 @@ async def test_a_reply_is_lost_after_some_bytes(after: int, seen: bytes) -> None
         assert await ask(await connect(proxy), b"more") == b"more"
 
 
+async def test_the_reply_to_a_word_is_lost_once() -> None:
+    # given a link, and a word whose reply is to be lost
+    echo = Echo()
+    async with echoing(echo) as proxy:
+        ends = await connect(proxy)
+        proxy.lose_replies_to([b"pong", b"never"])
+        assert await ask(ends, b"ping") == b"ping"
+        # when it is said
+        ends[1].write(b"a pong")
+        with pytest.raises(ConnectionResetError):
+            await ends[0].read(1)
+        # then it was heard, and the next time it is answered
+        assert (echo.heard, proxy.lost) == (b"pinga pong", {b"pong"})
+        assert await ask(await connect(proxy), b"a pong") == b"a pong"
+
+
 async def test_a_server_that_is_away_looks_like_a_broken_connection() -> None:
     async with echoing(Echo()) as proxy:
         pass

@@ -45,14 +45,23 @@ class Performance:
     async def finish(self, *texts: str, reason: FinishReason = FinishReason.LENGTH) -> Appended:
         """Say the last tokens; the answer is complete."""
         session = self.claim.session
-        ending = JobFinished(reason, 1, self._last + len(texts))
-        return await self.say(*texts, ending=ending, commit=SessionCommit([1] * len(texts)) if session else None)
+        commit = SessionCommit([1] * len(texts)) if session else None
+        ending = JobFinished(reason, 1, self._last + len(texts), kept=commit is not None)
+        return await self.say(*texts, ending=ending, commit=commit)
 
     async def is_cancelled(self) -> bool:
         """Whether the job is to end now."""
+        return (await self._ask()).cancelled
+
+    async def is_running(self) -> bool:
+        """Whether the job is this worker's, and is to go on."""
+        answer = await self._ask()
+        return answer.status == "ok" and not answer.cancelled
+
+    async def _ask(self) -> Appended:
         nothing = Append(self.claim.job, self.claim.epoch, 1, ())
         (appended,) = await self._broker.append([nothing])
-        return appended.cancelled
+        return appended
 
     async def until_cancelled(self) -> None:
         """Return when the job is to end."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+import gateway.jobs
 from gateway.hub import Hub
 from gateway.jobs import Jobs, Run
 from gateway.metrics import Metrics
@@ -227,20 +228,23 @@ async def test_a_resumable_job_outlives_its_reader_for_the_grace(broker: Broker,
         async with jobs.run(order):
             worker = await player.take()
             await worker.say("a")
-        assert not await worker.is_cancelled()
+        assert await worker.is_running()
         # when the reader comes back
         async with reading(jobs, Order(JOB, None, after=1, resumable=True)) as reader:
             await asyncio.sleep(0.7)
-            assert not await worker.is_cancelled()
+            assert await worker.is_running()
             await worker.finish("b")
     assert reader.texts == ["b"]
 
 
-async def test_a_resumable_job_is_cancelled_after_the_grace(broker: Broker, player: Player) -> None:
+async def test_a_resumable_job_is_followed_by_nobody_after_the_grace(
+    broker: Broker, player: Player, valkey: Valkey
+) -> None:
     async with running(broker, grace_s=0.1) as jobs:
         async with jobs.run(Order(JOB, REQUEST, resumable=True)):
-            worker = await player.take()
-        await asyncio.wait_for(worker.until_cancelled(), 5)
+            await player.take()
+        await until_async(lambda: valkey.client.hget(f"{{p}}:job:{JOB}", "unfollowed") == b"1")
+        assert valkey.client.exists(f"{{p}}:sub:{JOB}") == 0
 
 
 async def test_two_readers_of_one_job(broker: Broker, player: Player) -> None:
@@ -275,6 +279,31 @@ async def test_the_place_in_the_queue(broker: Broker, player: Player) -> None:
         await until_async(lambda: reader.queued == [1])
         await (await player.take()).finish("a")
     assert reader.texts == ["a"]
+
+
+async def test_news_come_also_while_nothing_happens(
+    broker: Broker, player: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.jobs, "NEWS_S", 0.05)
+    async with running(broker) as jobs, reading(jobs, Order(JOB, REQUEST, progress=True)) as reader:
+        await until_async(lambda: reader.queued[:3] == [1, 1, 1])
+        worker = await player.take()
+        await worker.say("a")
+        await until_async(lambda: reader.queued[-2:] == [0, 0])
+        await worker.finish("b")
+    assert reader.texts == ["a", "b"]
+
+
+async def test_who_comes_back_hears_at_once_that_it_worked(broker: Broker, player: Player) -> None:
+    order = Order(JOB, REQUEST, resumable=True)
+    async with running(broker) as jobs, reading(jobs, order) as first:
+        worker = await player.take()
+        await worker.say("a")
+        await until_read(first, "a")
+        async with reading(jobs, Order(JOB, None, after=1, resumable=True, progress=True)) as second:
+            await until_async(lambda: second.queued == [0])
+            await worker.finish("b")
+    assert second.texts == ["b"]
 
 
 async def test_going_on_with_what_is_gone(broker: Broker) -> None:

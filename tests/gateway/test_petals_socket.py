@@ -12,8 +12,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.typing import Origin
 
-from gateway import petals_ws
-from shared.broker import Broker
+from gateway import petals_socket, petals_ws
+from shared.broker import INTERRUPTED, Broker
+from shared.errors import BrokerUnavailable
 from shared.messages import FinishReason
 from tests.dialogue import Dialogue, Reply, dialogue
 from tests.gateway.conftest import MODEL, Serve, Served
@@ -60,7 +61,16 @@ async def test_tokens_come_as_they_are_made(gateway: Served, player: Player) -> 
         await performance.finish("###", reason=FinishReason.STOP)
         last = await socket.receive()
     job = performance.claim.job
-    assert last == {"ok": True, "outputs": "###", "stop": True, "token_count": 1, "job_id": job, "seq": 3}
+    assert last == {
+        "ok": True,
+        "outputs": "###",
+        "stop": True,
+        "token_count": 1,
+        "job_id": job,
+        "seq": 3,
+        "reason": "stop",
+        "kept": True,
+    }
 
 
 async def test_two_turns_in_a_session(gateway: Served, player: Player) -> None:
@@ -164,11 +174,21 @@ async def test_resume(serve: Serve, player: Player, valkey: Valkey, other: bool)
     await until_async(lambda: sessions(valkey) == set())
 
 
-async def test_a_resumable_answer_that_nobody_comes_back_for(serve: Serve, player: Player) -> None:
+async def test_a_resumable_answer_that_nobody_comes_back_for(
+    serve: Serve, player: Player, broker: Broker, valkey: Valkey
+) -> None:
     async with serve(resume_grace_s=1) as gateway:
-        _, performance = await begin(gateway, player)
-        assert not await performance.is_cancelled()
-        await asyncio.wait_for(performance.until_cancelled(), 5)
+        cursor, performance = await begin(gateway, player)
+        assert await performance.is_running()
+        # given up, it is not taken for a whole answer by a client that comes back too late
+        key = f"{{p}}:job:{performance.claim.job}"
+        await until_async(lambda: valkey.client.hget(key, "unfollowed") == b"1")
+        valkey.client.zadd("{p}:due", {performance.claim.job: 1})
+        await broker.sweep()
+        async with dialogue(gateway.ws_url) as socket:
+            await socket.send(cursor)
+            reply = await socket.receive()
+    assert reply == {"ok": False, "traceback": "RuntimeError: " + INTERRUPTED.message}
 
 
 async def test_resume_after_an_unforeseen_error_of_the_gateway(
@@ -193,6 +213,51 @@ async def test_resume_after_an_unforeseen_error_of_the_gateway(
         assert (await socket.receive())["outputs"] == "b"
         await performance.finish("###")
         assert (await socket.receive())["stop"] is True
+
+
+async def test_a_turn_that_the_broker_forgot_is_told(serve: Serve, player: Player, valkey: Valkey) -> None:
+    async with serve() as one, serve() as two, player.playing("x", "###"):
+        # given a dialogue over two gateways
+        async with dialogue(one.ws_url) as socket:
+            session = (await socket.open(max_length=64, resumable=True))["session_id"]
+            message = {"type": "generate", **STREAM, "job_id": "cd" * 16}
+            await socket.send(message)
+            assert "".join([reply["outputs"] async for reply in socket.replies()]) == "x###"
+            # also where a frame comes twice, which is one turn
+            await socket.send(message)
+            assert "".join([reply["outputs"] async for reply in socket.replies()]) == "x###"
+            assert await socket.text(**STREAM) == "x###"
+            socket.socket.transport.abort()
+        async with dialogue(two.ws_url) as socket:
+            await socket.send({"type": "resume", "session_id": session})
+            assert (await socket.receive())["session_id"] == session
+            assert await socket.text(**STREAM) == "x###"
+            # when the broker loses the last turn
+            valkey.client.hincrby(f"{{p}}:session:{session}", "ended", -1)
+            # then the client is told
+            await socket.send({"type": "generate", **STREAM})
+            assert await socket.receive() == {"ok": False, "traceback": "RuntimeError: " + INTERRUPTED.message}
+
+
+async def test_resume_after_an_attempt_that_the_broker_was_not_there_for(
+    gateway: Served, player: Player, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a client that tries to go on while the broker is away
+    cursor, performance = await begin(gateway, player)
+    monkeypatch.setattr(petals_socket, "BRIEF_S", 0.2)
+    valkey.kill()
+    async with dialogue(gateway.ws_url) as socket:
+        await socket.send(cursor)
+        assert await socket.receive() == {"ok": False, "traceback": "ConnectionError: " + BrokerUnavailable().message}
+        assert await closed(socket) == 1000
+    # then it can when that is back
+    valkey.start()
+    await performance.finish("###")
+    async with dialogue(gateway.ws_url) as socket:
+        await socket.send(cursor)
+        assert (await socket.receive())["stop"] is True
+        async with player.playing("x", "###"):
+            assert await socket.text(**STREAM) == "x###"
 
 
 async def test_resume_of_a_session_and_the_generate_frame_once_more(serve: Serve, player: Player) -> None:

@@ -63,8 +63,11 @@ def entry(first: int, *texts: str, ending: Ending | None = None) -> LogEntry:
     return LogEntry(first, tuple(Token(1, text) for text in texts), ending)
 
 
-def reply(outputs: str, seq: int, token_count: int = 1, stop: bool = False, job: str = J) -> dict[str, Any]:
-    return {"ok": True, "outputs": outputs, "stop": stop, "token_count": token_count, "job_id": job, "seq": seq}
+def reply(
+    outputs: str, seq: int, token_count: int = 1, ending: JobFinished | None = None, job: str = J
+) -> dict[str, Any]:
+    told = {"ok": True, "outputs": outputs, "stop": False, "token_count": token_count, "job_id": job, "seq": seq}
+    return told if ending is None else {**told, "stop": True, "reason": ending.reason.value, "kept": ending.kept}
 
 
 def assert_failed(actions: list[Action], it: Dialogue, traceback: str) -> None:
@@ -164,7 +167,7 @@ def test_one_reply_without_a_stop_sequence() -> None:
     assert it.receive(frame({**GENERATE, "max_new_tokens": 3})) == [Start(J, S, request)]
     assert it.event(entry(1, "a")) == []
     assert it.event(entry(2, "b")) == []
-    assert sent(it.event(entry(3, "c", ending=DONE))) == [reply("abc", 3, 3, True)]
+    assert sent(it.event(entry(3, "c", ending=DONE))) == [reply("abc", 3, 3, DONE)]
 
 
 def test_a_stream_with_a_stop_sequence() -> None:
@@ -176,7 +179,7 @@ def test_a_stream_with_a_stop_sequence() -> None:
     assert it.event(entry(2, "")) == []
     assert it.event(entry(3, "")) == []
     assert sent(it.event(entry(4, "✓"))) == [reply("✓", 4, 3)]
-    assert sent(it.event(entry(5, "###", ending=DONE))) == [reply("###", 5, 1, True)]
+    assert sent(it.event(entry(5, "###", ending=DONE))) == [reply("###", 5, 1, DONE)]
 
 
 def test_generate_again_in_the_same_session() -> None:
@@ -201,7 +204,7 @@ def test_pipelined_frames_wait_in_line() -> None:
     assert start.request.prompt == "hi"
     # and then the third one's
     told, following = it.event(entry(1, "a", ending=DONE))
-    assert sent([told]) == [reply("a", 1, 1, True)]
+    assert sent([told]) == [reply("a", 1, 1, DONE)]
     assert isinstance(following, Start)
     assert following.request.prompt == "more"
 
@@ -299,8 +302,8 @@ def test_cancel_ends_the_answer_and_keeps_the_session() -> None:
     it.receive(frame({**GENERATE, "stop_sequence": "#"}))
     it.event(entry(1, "a"))
     assert it.receive('{"type": "cancel"}') == [Cancel(J)]
-    cancelled = JobFinished(FinishReason.CANCELLED)
-    assert sent(it.event(entry(2, ending=cancelled))) == [reply("", 1, 0, True)]
+    cancelled = JobFinished(FinishReason.CANCELLED, kept=True)
+    assert sent(it.event(entry(2, ending=cancelled))) == [reply("", 1, 0, cancelled)]
     assert it.receive('{"type": "cancel"}') == []
     assert [type(action) for action in it.receive(frame(GENERATE))] == [Start]
 
@@ -311,7 +314,7 @@ def test_cancel_of_an_answer_that_waits_in_line() -> None:
         it.receive(frame(message))
     assert sent(it.opened()) == [
         {"ok": True, "session_id": S},
-        {"ok": True, "outputs": "", "stop": True, "token_count": 0},
+        {"ok": True, "outputs": "", "stop": True, "token_count": 0, "reason": "cancelled", "kept": False},
     ]
     assert not it.busy
 
@@ -331,7 +334,7 @@ def test_a_job_id_that_the_client_chose() -> None:
     (start,) = it.receive(frame({**GENERATE, "job_id": "ab" * 16}))
     assert isinstance(start, Start)
     assert start.job == "ab" * 16
-    assert sent(it.event(entry(1, "a", ending=DONE))) == [reply("a", 1, 1, True, "ab" * 16)]
+    assert sent(it.event(entry(1, "a", ending=DONE))) == [reply("a", 1, 1, DONE, "ab" * 16)]
 
 
 def test_resume_goes_on_after_the_cursor() -> None:
@@ -341,7 +344,7 @@ def test_resume_goes_on_after_the_cursor() -> None:
     assert it.rejoined("corolla/demo") == [Follow(J, S, 7)]
     assert it.resumable
     assert sent(it.event(entry(8, "h", "i"))) == [reply("h", 8), reply("i", 9)]
-    assert sent(it.event(entry(10, "!", ending=DONE))) == [reply("!", 10, 1, True)]
+    assert sent(it.event(entry(10, "!", ending=DONE))) == [reply("!", 10, 1, DONE)]
     assert [type(action) for action in it.receive(frame(GENERATE))] == [Start]
 
 

@@ -60,7 +60,7 @@ async def test_models(gateway: Served, player: Player) -> None:
         "live_workers": 1,
     }
     families = [{"name": "First", "models": [demo]}, {"name": "Second", "models": [secret]}]
-    assert answer.json() == {"default": MODEL, "families": families}
+    assert answer.json() == {"default": MODEL, "max_prompt_chars": 100_000, "families": families}
 
 
 async def test_models_without_the_broker(serve: Serve, valkey: Valkey) -> None:

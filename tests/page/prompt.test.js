@@ -56,6 +56,12 @@ test("what is exported can be imported, under another id", () => {
   assert.deepEqual({ ...copy, id: "", isNamed: true }, { ...dialogue, id: "", isNamed: true });
 });
 
+test("settings that a chat does not have are not imported", () => {
+  const params = { top_k: 4, temperature: "hot", seed: null, max_new_tokens: 9, job_id: "x", type: 1 };
+  const [copy] = imported(exported([create({ messages: MESSAGES, params })]));
+  assert.deepEqual(copy.params, { top_k: 4 });
+});
+
 test("other files are refused", () => {
   for (const text of ["{", "[]", "null", '{"format":"corolla-chats","version":2,"chats":[]}']) {
     assert.throws(() => imported(text));

@@ -93,6 +93,13 @@ async def test_regenerate_and_undo(page: ChatPage, player: Player) -> None:
     await page.button("Undo").click()
     # then
     await expect(page.answer).to_have_text("first")
+    # and a further question cannot be undone with it
+    async with player.playing(" third", "###"):
+        await page.button("Regenerate").click()
+        await page.is_idle()
+        await page.ask("more")
+        await expect(page.button("Undo")).to_have_count(0)
+        await page.is_idle()
 
 
 async def test_edit_a_question_and_go_on_from_there(page: ChatPage, player: Player) -> None:
@@ -143,6 +150,16 @@ async def test_settings_of_a_chat(page: ChatPage, player: Player) -> None:
     assert (sampling.temperature, sampling.top_p, sampling.seed) == (0.25, 0.9, 7)
     await answer.finish(" Yes.###", reason=FinishReason.STOP)
     await page.is_idle()
+
+
+async def test_settings_say_what_does_nothing(page: ChatPage) -> None:
+    words = "While the most likely word is chosen, temperature, top p, top k and seed change nothing."
+    await page.button("Settings of this chat").click()
+    await expect(page.page.locator("#greedy")).to_have_text("")
+    await page.page.get_by_label("Always the most likely word").check()
+    await expect(page.page.locator("#greedy")).to_have_text(words)
+    await page.page.get_by_label("Sample: varied").check()
+    await expect(page.page.locator("#greedy")).to_have_text("")
 
 
 async def test_models_by_family_with_card_and_licence(page: ChatPage) -> None:

@@ -11,8 +11,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 # What can be seen and used, and what has the focus, each as a name.
 USABLE = """() => Array.from(document.querySelectorAll('a[href], button, input, select, textarea, [tabindex="0"]'))
-  .filter(element => element.checkVisibility({ visibilityProperty: true }) && !element.disabled)
-  .filter(element => !element.matches(".skip"))"""
+  .filter(element => element.checkVisibility({ visibilityProperty: true }) && !element.disabled)"""
 FOCUS_RING = """element => {
   const { outlineStyle, outlineWidth, boxShadow } = getComputedStyle(element);
   const box = getComputedStyle(element.closest("form") ?? element);
@@ -43,6 +42,17 @@ async def test_everything_is_reached_and_seen_to_be(page: ChatPage, player: Play
         "(all, reached) => all.filter(each => !reached.has(each)).map(e => e.outerHTML)", reached
     )
     assert missed == []
+
+
+async def test_the_skip_link_leads_to_the_question_of_the_same_chat(page: ChatPage, player: Player) -> None:
+    async with player.playing(" Yes.", "###"):
+        await page.ask("hi")
+        await page.is_idle()
+    await page.page.locator(".skip").focus()
+    await page.page.keyboard.press("Enter")
+    await expect(page.question).to_be_focused()
+    await expect(page.answer).to_have_text("Yes.")
+    assert page.page.url.endswith(f"#{(await page.kept())[0]['id']}")
 
 
 async def test_a_dialogue_with_keys_alone(page: ChatPage, player: Player) -> None:
@@ -112,7 +122,49 @@ async def test_the_focus_is_never_lost(page: ChatPage, player: Player) -> None:
 
 
 async def test_an_answer_is_read_out_by_sentences(page: ChatPage, player: Player) -> None:
-    # given what a screen reader would hear
+    await listen(page)
+    await page.ask("hi")
+    assert await heard(page, 1) == ["In the queue: place 1"]
+    answer = await player.take()
+    # when
+    await answer.say(" The *first* sentence.", " And half")
+    assert await heard(page, 2) == ["In the queue: place 1", "The  first  sentence."]
+    await answer.finish(" of another", "###", reason=FinishReason.STOP)
+    # then
+    assert await heard(page, 3) == ["In the queue: place 1", "The  first  sentence.", "And half of another"]
+    # and what follows begins anew, also in another chat
+    await page.button("New chat").click()
+    async with player.playing(" Short.", "###"):
+        await page.ask("and now")
+        await page.is_idle()
+    assert (await heard(page, 4))[3:] == ["Short."]
+
+
+async def test_what_happens_to_an_answer_is_read_out_once(page: ChatPage, player: Player) -> None:
+    page.complaints.gateway_may_be_away = True
+    await listen(page)
+    await page.ask("hi")
+    answer = await player.take()
+    await answer.say(" one")
+    await page.shows(page.answer, "one")
+    # when
+    await page.page.context.set_offline(True)
+    await heard(page, 1)
+    await page.page.context.set_offline(False)
+    await heard(page, 2)
+    await page.button("Stop").click()
+    await answer.until_cancelled()
+    await answer.finish(reason=FinishReason.CANCELLED)
+    # then
+    assert await heard(page, 3) == [
+        "You are offline. The answer goes on when you are back.",
+        "The connection is back.",
+        "one Stopped.",
+    ]
+
+
+async def listen(page: ChatPage) -> None:
+    """Keep what a screen reader would hear."""
     await page.page.evaluate(
         """() => {
           window.heard = [];
@@ -120,19 +172,13 @@ async def test_an_answer_is_read_out_by_sentences(page: ChatPage, player: Player
           new MutationObserver(() => window.heard.push(region.textContent)).observe(region, { childList: true });
         }"""
     )
-    await page.ask("hi")
-    answer = await player.take()
-    # when
-    await answer.say(" The *first* sentence.", " And half")
-    await page.page.wait_for_function("() => window.heard.length")
-    assert await page.page.evaluate("window.heard.map(text => text.trim())") == ["The  first  sentence."]
-    await answer.finish(" of another", "###", reason=FinishReason.STOP)
-    # then
-    await page.page.wait_for_function("() => window.heard.length > 1")
-    assert await page.page.evaluate("window.heard.map(text => text.trim())") == [
-        "The  first  sentence.",
-        "And half of another",
-    ]
+
+
+async def heard(page: ChatPage, count: int) -> list[str]:
+    """All that was to be heard, once it is so much."""
+    await page.page.wait_for_function(f"() => window.heard.length >= {count}")
+    found: list[str] = await page.page.evaluate("window.heard.map(text => text.trim())")
+    return found
 
 
 async def test_the_list_on_a_phone(page: ChatPage, player: Player) -> None:
@@ -143,5 +189,50 @@ async def test_the_list_on_a_phone(page: ChatPage, player: Player) -> None:
     await expect(page.button("New chat")).to_be_focused()
     await keys.press("Escape")
     await expect(page.button("Chats")).to_be_focused()
+    await expect(page.button("Chats")).to_have_attribute("aria-expanded", "false")
     # what is not seen cannot be reached
     await expect(page.button("New chat")).not_to_be_visible()
+    # a click on the open chat leads to it
+    async with player.playing(" Yes.", "###"):
+        await page.ask("hi")
+        await page.is_idle()
+    await page.button("Chats").click()
+    await expect(page.button("Chats")).to_have_attribute("aria-expanded", "true")
+    await page.chats.get_by_role("link").click()
+    await expect(page.button("New chat")).not_to_be_visible()
+    await expect(page.button("Chats")).to_have_attribute("aria-expanded", "false")
+
+
+async def test_escape_stops_nothing_where_it_does_something_else(page: ChatPage, player: Player) -> None:
+    # given an answer that is being written
+    keys = page.page.keyboard
+    await page.ask("hi")
+    answer = await player.take()
+    await answer.say(" one")
+    await page.shows(page.answer, "one")
+    # when
+    await page.page.get_by_label("Search chats").fill("hi")
+    await keys.press("Escape")
+    await page.button("Settings of this chat").click()
+    await keys.press("Escape")
+    await page.page.evaluate(
+        "document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', isComposing: true, bubbles: true }))"
+    )
+    # then
+    await answer.say(" two")
+    await page.shows(page.answer, "one two")
+    assert not await answer.is_cancelled()
+    await answer.finish("###", reason=FinishReason.STOP)
+    await page.is_idle()
+
+
+async def test_a_click_elsewhere_ends_a_renaming_and_takes_the_focus(page: ChatPage, player: Player) -> None:
+    async with player.playing(" Yes.", "###"):
+        await page.ask("hi")
+        await page.is_idle()
+    await page.chats.hover()
+    await page.button("Rename hi").click()
+    await page.page.get_by_label("Title").fill("Better")
+    await page.question.click()
+    await expect(page.chats).to_have_text(["Better"])
+    await expect(page.question).to_be_focused()

@@ -60,6 +60,29 @@ async def test_both_follow_an_answer_and_each_goes_on_from_what_the_other_did(
     ]
 
 
+async def test_a_chat_that_is_deleted_while_the_other_page_writes_it_does_not_come_back(
+    page: ChatPage, other: ChatPage, player: Player
+) -> None:
+    # given
+    await page.ask("hi")
+    answer = await player.take()
+    await answer.say(" one")
+    await page.shows(page.answer, "one")
+    await other.open(page.page.url)
+    await other.shows(other.answer, "one")
+    # when
+    await other.chats.hover()
+    await other.button("Delete hi").click()
+    # then
+    await expect(page.chats).to_have_count(0)
+    await answer.until_cancelled()
+    await answer.finish(reason=FinishReason.CANCELLED)
+    await expect(page.messages).to_have_count(0)
+    await page.reload()
+    await expect(page.chats).to_have_count(0)
+    assert await page.kept() == []
+
+
 async def test_a_chat_that_is_deleted_is_gone_everywhere(page: ChatPage, other: ChatPage, player: Player) -> None:
     # given
     async with player.playing(" Yes.", "###"):

@@ -1,43 +1,14 @@
 """What models write: markdown, code, formulas, what would do harm, other directions, and copies of it."""
 
 import pytest
-from playwright.async_api import Request, expect
+from playwright.async_api import expect
 
+from shared.messages import FinishReason
 from tests.browser import ChatPage
 from tests.gateway.player import Player
+from tests.page.hostile import HOSTILE, assert_harmless, foreign_requests
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
-
-HOSTILE = """ <script>window.harmed = 1</script>
-
-<img src="https://evil.example/a.png" onerror="window.harmed = 2">
-
-![picture](https://evil.example/b.png) and [a link](javascript:window.harmed=3)
-<a href="javascript:window.harmed=4">x</a>
-
-[data](data:text/html,<script>window.harmed=5</script>) [good](https://example.com/)
-
-<svg onload="window.harmed=6"><style>* { display: none }</style></svg> <iframe src="https://evil.example/"></iframe>
-
-<form action="https://evil.example/"><input name="q"><button>Send</button></form> <b onclick="window.harmed=7">bold</b>
-
-`<script>window.harmed=8</script>`
-
-```html
-<img src=x onerror="window.harmed = 9">
-```
-
-| <img src=y onerror=window.harmed=10> | b |
-|---|---|
-| [c](vbscript:d) | ![e](//evil.example/f.png) |
-"""
-
-
-# The only drawings and buttons in a text are the page's own, for copying code.
-FORBIDDEN = (
-    "script, img, style, iframe, form, object, embed, input:not([type=checkbox]), [style], [onclick], [onerror],"
-    " :not(figcaption) > button, :not(button) > svg"
-)
 
 
 async def answered(page: ChatPage, player: Player, text: str, question: str = "hi") -> None:
@@ -49,25 +20,11 @@ async def answered(page: ChatPage, player: Player, text: str, question: str = "h
 
 
 async def test_nothing_that_a_model_writes_does_harm(page: ChatPage, player: Player) -> None:
-    # given
-    foreign: list[str] = []
-
-    def hear(request: Request) -> None:
-        if "evil.example" in request.url:
-            foreign.append(request.url)
-
-    page.page.on("request", hear)
-    # when
+    foreign = foreign_requests(page)
     await answered(page, player, HOSTILE, question=HOSTILE)
     # then it is shown, also after a reload
     for _ in range(2):
-        await page.shows(page.answer, "<script>window.harmed = 1</script>")
-        text = page.page.locator(".assistant .text")
-        assert await text.locator(FORBIDDEN).count() == 0
-        hrefs = await text.locator("a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
-        assert set(hrefs) <= {None, "https://example.com/", "https://evil.example/b.png"}
-        await page.shows(text.locator("figure.code"), '<img src=x onerror="window.harmed = 9">')
-        assert await page.page.evaluate("window.harmed") is None
+        await assert_harmless(page)
         assert foreign == []
         await page.reload()
 
@@ -90,6 +47,40 @@ async def test_code_is_highlighted_and_copied(page: ChatPage, player: Player) ->
     # and the whole answer as it was written
     await page.messages.last.get_by_role("button", name="Copy", exact=True).click()
     assert (await page.page.evaluate("navigator.clipboard.readText()")).startswith("Look:\n\n```python\ndef")
+
+
+async def test_what_is_focused_or_selected_stays_so_while_the_answer_grows(page: ChatPage, player: Player) -> None:
+    # given an answer that is being written
+    await page.ask("hi")
+    answer = await player.take()
+    await answer.say(" See [here](https://example.com/) and", " some")
+    await page.shows(page.answer, "some")
+    await page.answer.get_by_role("link").focus()
+    await page.page.evaluate("getSelection().selectAllChildren(document.querySelector('.assistant .text p'))")
+    selected = await page.page.evaluate("getSelection().toString()")
+    assert selected == "See here and some"
+    # when it grows, within the paragraph, after it, and to its end
+    for more in (" *more*", " words.\n\nAnd", " so on.\n\n```\nx = 1\n```\n\nThat"):
+        await answer.say(more)
+        await page.shows(page.answer, more.split("\n")[-1].strip(" *"))
+        await expect(page.answer.get_by_role("link")).to_be_focused()
+        assert (await page.page.evaluate("getSelection().toString()")).startswith(selected)
+    await answer.finish(" is all.###", reason=FinishReason.STOP)
+    await page.is_idle()
+    # then
+    await expect(page.answer.get_by_role("link")).to_be_focused()
+    assert (await page.page.evaluate("getSelection().toString()")).startswith(selected)
+    assert await page.answer.locator("> *").evaluate_all("all => all.map(each => each.tagName)") == [
+        "P",
+        "P",
+        "FIGURE",
+        "P",
+    ]
+
+
+async def test_code_in_a_list_is_highlighted_once_it_is_complete(page: ChatPage, player: Player) -> None:
+    await answered(page, player, " - a list\n\n  ```python\n  x = 1\n  ```\n\n- goes on\n\nThe end.")
+    await expect(page.answer.locator("li .hljs-number")).to_have_text("1")
 
 
 async def test_tables_numbers_and_tasks_are_as_they_were_written(page: ChatPage, player: Player) -> None:
@@ -124,3 +115,12 @@ async def test_each_paragraph_has_its_own_direction(page: ChatPage, player: Play
         " element => getComputedStyle(element).direction)"
     )
     assert directions == ["rtl", "rtl", "ltr", "rtl", "ltr"]
+
+
+async def test_code_and_formulas_go_from_left_to_right(page: ChatPage, player: Player) -> None:
+    await answered(page, player, " مرحبا `a - b` و $x - y$ بكم\n\n$$\nx - y\n$$", question="مرحبا")
+    found = await page.page.evaluate(
+        "Array.from(document.querySelectorAll('.text :is(code, pre)'), getComputedStyle)"
+        ".map(style => [style.direction, style.unicodeBidi])"
+    )
+    assert found == [["ltr", "isolate"]] * 4

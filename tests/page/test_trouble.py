@@ -67,6 +67,16 @@ async def test_a_limit_is_told_and_what_was_asked_is_kept(
         await expect(page.button("Try again")).to_be_visible()
 
 
+@pytest.mark.parametrize("setting", ["requests_per_min", "tokens_per_min"])
+async def test_a_rate_is_told(browser: Browser, serve: Serve, player: Player, setting: str) -> None:
+    async with serve(**{setting: 1}) as gateway, chat_page(browser) as page, player.playing(" Yes.", "###"):
+        await page.open(gateway.url)
+        await page.ask("one")
+        await page.is_idle()
+        await page.ask("two")
+        await page.shows(page.page.get_by_role("alert"), "You have asked for as much as you may within a minute.")
+
+
 async def test_nobody_serves_the_model(browser: Browser, gateway: Served, broker: Broker) -> None:
     async with chat_page(browser) as page:
         await page.open(gateway.url)
@@ -124,6 +134,8 @@ async def test_a_long_dialogue_grows_its_session_and_then_offers_a_new_one(page:
     await page.shows(page.notice, "This chat is as long as the model can remember.")
     await page.button("New chat with a summary").click()
     await expect(page.messages).to_have_count(0)
+    await page.page.get_by_text("What the model is told of the chat before").click()
+    await page.shows(page.page.locator("#note p"), "Human: hi Assistant: Well, well")
     await page.ask("and then?")
     answer = await player.take()
     summary = "Summary of the conversation so far: Human: hi Assistant: Well, well"
@@ -151,6 +163,32 @@ async def test_a_reload_in_mid_answer(page: ChatPage, player: Player) -> None:
     assert await page.text() == " one two three four"
 
 
+async def test_settings_that_are_changed_in_mid_answer_count_from_the_next_one_on(
+    page: ChatPage, player: Player
+) -> None:
+    # given
+    await page.ask("hi")
+    answer = await player.take()
+    prompt = answer.claim.request.prompt
+    await answer.say(" one")
+    await page.shows(page.answer, "one")
+    await page.set(system="Be brief.", temperature="0.25")
+    # when the page is left, and the answer has to be asked for again
+    await page.reload()
+    await answer.say(ending=JobFailed(Code.DISCONTINUITY, "The stream was interrupted and cannot go on exactly"))
+    # then
+    again = await player.take()
+    assert again.claim.request.prompt == f"{prompt} one"
+    assert again.claim.request.sampling.temperature == 0.6
+    await again.finish(" two###", reason=FinishReason.STOP)
+    await page.is_idle()
+    await page.ask("more")
+    more = await player.take()
+    assert str(more.claim.request.prompt).startswith("Be brief.###")
+    await more.finish(" three###", reason=FinishReason.STOP)
+    await page.is_idle()
+
+
 async def test_a_reload_before_the_first_word(page: ChatPage, player: Player) -> None:
     # given
     await page.ask("hi")
@@ -174,7 +212,7 @@ async def test_offline_and_online_again(page: ChatPage, player: Player) -> None:
     await page.shows(page.answer, "one")
     # when
     await page.page.context.set_offline(True)
-    await page.shows(page.notice, "The connection is lost.")
+    await page.shows(page.notice, "You are offline. The answer goes on when you are back.")
     await answer.say(" two")
     await page.page.context.set_offline(False)
     # then
@@ -221,6 +259,15 @@ async def test_an_expired_session_is_made_again(page: ChatPage, player: Player, 
     assert str(second.claim.request.prompt).endswith("Human: hi###Assistant: Hello.###Human: more###Assistant:")
     await second.finish(" Yes.###", reason=FinishReason.STOP)
     await expect(page.answer).to_have_text("Yes.")
+
+
+async def test_a_browser_that_is_too_old_is_told_so(browser: Browser, gateway: Served) -> None:
+    async with chat_page(browser) as page:
+        await page.page.add_init_script("delete Map.groupBy")
+        await page.page.route("**/app.js", lambda route: route.abort())  # which it could not read
+        await page.page.goto(gateway.url)
+        await page.shows(page.notice, "This browser is too old for this page")
+        page.complaints.found.clear()
 
 
 async def test_a_gateway_that_does_not_answer_from_the_beginning(browser: Browser, gateway: Served) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared.broker import Broker
+from shared.broker import INTERRUPTED, Broker
 from shared.errors import BrokerUnavailable, Code, CorollaError
 from shared.heart import Heart
 from shared.keys import Timing
@@ -30,6 +30,7 @@ from shared.records import (
     SessionInfo,
     SessionSnapshot,
     Submission,
+    Unreadable,
 )
 from shared.sampling import SamplingParams
 from tests.valkey import Valkey
@@ -275,6 +276,31 @@ async def test_no_job_is_taken_while_another_server_has_just_taken_its_place(
     assert counts == [1, 1, 1, 2]
 
 
+async def test_no_job_is_taken_while_the_server_can_just_be_reached_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[int | None] = [100, None, 110, 110, 111]
+    reaped: list[str] = []
+
+    async def server() -> tuple[str, int]:
+        uptime_s = answers.pop(0)
+        if uptime_s is None:
+            raise BrokerUnavailable
+        return "one", uptime_s
+
+    async def run(name: str, *_: object) -> None:
+        reaped.append(name)
+
+    monkeypatch.setattr(broker._link, "server", server)
+    monkeypatch.setattr(broker._link, "run", run)
+    counts = []
+    while answers:
+        with contextlib.suppress(BrokerUnavailable):
+            await broker.reap()
+        counts.append(len(reaped))
+    assert counts == [1, 1, 1, 1, 2]
+
+
 async def test_workers_look_for_lost_jobs_in_turn(broker: Broker, valkey: Valkey) -> None:
     # given a job whose worker is gone, just after somebody has looked
     await broker._link.run("reap", [broker.keys.workers], broker.timing.lease_ms, 60_000)
@@ -320,6 +346,23 @@ async def test_a_job_that_kills_its_workers_is_given_up(broker: Broker, valkey: 
     assert [fields for _, fields in valkey.client.xrange("{p}:dead") or []] == [{b"job": b"j1"}]
 
 
+async def test_jobs_that_gave_no_token_yet_go_on_together_and_only_the_last_trial_is_alone(broker: Broker) -> None:
+    names = ["j1", "j2", "j3"]
+    for name in names:
+        await submit(broker, job(name))
+    # given a worker that is killed while it feeds their prompts, and another one
+    for who in (ONE, OTHER):
+        assert sorted(claim.job for claim in await broker.claim(who, 9, 0)) == names
+        await broker.leave(who.worker)
+    # then one of them may be what they died of
+    claims = await broker.claim(ONE, 9, 0)
+    assert len(claims) == 1
+    assert await broker.claim(ONE, 9, 0) == []
+    # until it has a token
+    await append(broker, claims[0], 1, (A,))
+    assert len(await broker.claim(ONE, 9, 0)) == 1
+
+
 async def test_a_job_that_no_worker_can_read_fails_at_once(broker: Broker, valkey: Valkey) -> None:
     await submit(broker, job("j1"))
     await submit(broker, job("j2"))
@@ -353,13 +396,55 @@ async def test_cancel_while_running_reaches_the_worker_by_every_way(broker: Brok
     heart.close()
 
 
-async def test_detach_cancels_only_what_nobody_else_follows(broker: Broker, valkey: Valkey) -> None:
+async def test_a_cancelled_job_whose_worker_is_gone_ends_all_the_same(broker: Broker) -> None:
+    # given a job that is followed, whose worker is gone, as is every other one
+    await submit(broker, job("j1"))
+    await append(broker, await claim_one(broker), 1, (A,))
+    await broker.cancel("j1")
+    # then it ends, although a gateway follows it
+    async with asyncio.timeout(5):
+        while (await broker.positions("g1", ["j1"]))["j1"].state != "done":
+            await broker.sweep()
+            await asyncio.sleep(0.02)
+    assert (await finished(broker, "j1")) == LogEntry(2, (), CANCELLED)
+
+
+async def test_an_event_that_another_version_wrote(broker: Broker, valkey: Valkey) -> None:
+    await submit(broker, job("j1"))
+    events = broker.subscribe("g1")
+    heard = asyncio.ensure_future(anext(events))
+    assert isinstance(await heard, Gap)
+    valkey.client.publish("{p}:gateway:g1", b"j1 1 0\n\x80")
+    assert await anext(events) == Unreadable("j1")
+    valkey.client.xadd("{p}:log:j1", {"t": b"", "e": b"\x80"}, id="1-0")
+    with pytest.raises(CorollaError, match="does not understand the answer") as refused:
+        await broker.attach("j1", "g1", 0)
+    assert refused.value.code is Code.INTERNAL
+
+
+async def test_detach_ends_only_what_nobody_else_follows(broker: Broker, valkey: Valkey) -> None:
     await submit(broker, job("j1"))
     await broker.attach("j1", "g2", 0)
-    await broker.detach("j1", "g1", cancel=True)
-    assert valkey.client.hget("{p}:job:j1", "state") == b"waiting"
-    await broker.detach("j1", "g2", cancel=True)
-    assert valkey.client.hget("{p}:job:j1", "state") == b"done"
+    # given that one of two gateways leaves
+    await broker.detach("j1", "g1")
+    assert valkey.client.hget("{p}:job:j1", "unfollowed") is None
+    # when the other one does, but says within the grace that it follows
+    await broker.detach("j1", "g2")
+    assert valkey.client.hget("{p}:job:j1", "unfollowed") == b"1"
+    await broker.positions("g2", ["j1"])
+    assert valkey.client.hget("{p}:job:j1", "unfollowed") is None
+    assert _due_in_ms(valkey, "j1") > 250
+    # when it leaves for good
+    await broker.detach("j1", "g2")
+    assert _due_in_ms(valkey, "j1") <= 200
+    assert await finished(broker, "j1") == LogEntry(1, (), INTERRUPTED)
+
+
+def _due_in_ms(valkey: Valkey, name: str) -> float:
+    seconds, micros = valkey.client.time()
+    due = valkey.client.zscore("{p}:due", name)
+    assert due is not None
+    return due - seconds * 1000 - micros / 1000
 
 
 async def test_bounds(broker: Broker, valkey: Valkey) -> None:
@@ -442,6 +527,101 @@ async def test_batch_jobs_wait_for_interactive_ones(broker: Broker) -> None:
     assert [claim.job for claim in await broker.claim(ONE, 9, 0)] == ["soon", "late"]
 
 
+async def test_batch_jobs_that_lie_ready_do_not_hold_up_interactive_ones(broker: Broker) -> None:
+    # given a worker with two slots, both taken by batch jobs, of which more lie ready for it
+    who = Registration("w1", (MODEL,), 2)
+    assert await broker.claim(who, 2, 0) == []
+    for number in range(6):
+        await submit(broker, Submission(f"late{number}", REQUEST, "g1", 60_000, priority="batch"))
+    assert [claim.job for claim in await broker.claim(who, 2, 0)] == ["late0", "late1"]
+    # when an interactive one comes
+    await submit(broker, job("soon"))
+    # then it is the next
+    assert [claim.job for claim in await broker.claim(who, 1, 0)] == ["soon"]
+
+
+async def test_users_take_turns_within_their_tenants_turns(broker: Broker, valkey: Valkey) -> None:
+    for name, tenant, user in (("x1", "x", "a"), ("x2", "x", "a"), ("x3", "x", "b"), ("y1", "y", ""), ("y2", "y", "")):
+        await submit(broker, dataclasses.replace(job(name, tenant=tenant), user=user))
+    assert valkey.client.hgetall("{p}:waiting") == {b"x": b"3", b"y": b"2", b"*": b"5"}
+    assert [claim.job for claim in await broker.claim(ONE, 9, 0)] == ["x1", "y1", "x3", "y2", "x2"]
+    assert valkey.client.exists("{p}:waiting", "{p}:ring:corolla/oracle:interactive") == 0
+    assert list(valkey.client.scan_iter("{p}:ring*")) == []
+
+
+async def test_a_tenant_with_many_users_is_one_tenant(broker: Broker) -> None:
+    bounds = Bounds(tenant=2, total=10)
+    for number in range(2):
+        submission = dataclasses.replace(job(f"j{number}", tenant="x"), user=str(number))
+        assert await broker.submit(submission, bounds) == "accepted"
+    with pytest.raises(Busy, match="You have 2 requests waiting"):
+        await broker.submit(dataclasses.replace(job("j2", tenant="x"), user="2"), bounds)
+
+
+async def _own(broker: Broker, who: Registration, *names: str) -> None:
+    """Sessions that this worker owns."""
+    for name in names:
+        await broker.open_session(name, MODEL, 64, 60_000, 9)
+        await submit(broker, job(f"{name}-0", name))
+        await append(broker, await claim_one(broker, who), 1, (A,), DONE)
+
+
+async def test_turns_of_sessions_are_bounded_like_all_jobs(broker: Broker) -> None:
+    # given a worker without a free slot, that owns sessions
+    await _own(broker, ONE, "s1", "s2", "s3")
+    await submit(broker, job("j"))
+    assert [claim.job for claim in await broker.claim(dataclasses.replace(ONE, slots=1), 1, 0)] == ["j"]
+    # when they go on
+    bounds = Bounds(tenant=2, total=9)
+    for name in ("s1", "s2"):
+        assert await broker.submit(job(f"{name}-1", name), bounds) == "accepted"
+    with pytest.raises(Busy, match="You have 2 requests waiting"):
+        await broker.submit(job("s3-1", "s3"), bounds)
+
+
+async def test_sessions_that_go_on_do_not_take_every_slot(broker: Broker) -> None:
+    # given a worker with one slot, and three sessions that it owns, each of which goes on whenever its turn has ended
+    who = Registration("w1", (MODEL,), 1)
+    sessions = ("s1", "s2", "s3")
+    await _own(broker, who, *sessions)
+    for name in sessions:
+        await submit(broker, job(f"{name}-1", name, tenant="x"))
+    # when somebody else asks
+    await submit(broker, job("other", tenant="y"))
+    claimed = []
+    for turn in range(2, 8):
+        claim = await claim_one(broker, who)
+        claimed.append(claim.job)
+        await append(broker, claim, 1, (A,), DONE)
+        if claim.session:
+            await submit(broker, job(f"{claim.session.id}-{turn}", claim.session.id, tenant="x"))
+    # then it has its turn after those that came before it
+    assert claimed.index("other") == 3, claimed
+
+
+async def test_a_session_goes_on_elsewhere_where_its_worker_is_full(broker: Broker) -> None:
+    await _own(broker, ONE, "s1")
+    await submit(broker, job("j"))
+    assert [claim.job for claim in await broker.claim(dataclasses.replace(ONE, slots=1), 1, 0)] == ["j"]
+    assert await broker.claim(OTHER, 4, 0) == []
+    await submit(broker, job("s1-1", "s1"))
+    assert [claim.job for claim in await broker.claim(OTHER, 4, 0)] == ["s1-1"]
+
+
+async def test_a_slot_is_free_as_soon_as_its_answer_has_ended(broker: Broker, valkey: Valkey) -> None:
+    await submit(broker, job("j1"))
+    claim = await claim_one(broker, Registration("w1", (MODEL,), 1))
+    assert valkey.client.hget("{p}:worker:w1", "free") == b"0"
+    await append(broker, claim, 1, (A,), DONE)
+    assert valkey.client.hget("{p}:worker:w1", "free") == b"1"
+    # but a worker that is gone does not come to life by that
+    await submit(broker, job("j2"))
+    claim = await claim_one(broker, Registration("w1", (MODEL,), 1))
+    valkey.client.delete("{p}:worker:w1")
+    await append(broker, claim, 1, (A,), DONE)
+    assert valkey.client.exists("{p}:worker:w1") == 0
+
+
 async def test_ready_streams_hold_at_most_twice_the_free_slots(broker: Broker, valkey: Valkey) -> None:
     assert await broker.claim(Registration("w1", (MODEL,), 2), 2, 0) == []
     for number in range(10):
@@ -477,7 +657,7 @@ async def test_all_jobs_that_no_worker_has_are_counted(valkey: Valkey) -> None:
         assert await broker.census([MODEL]) == (7, 6, 1, 0)
         assert (await broker.overview([MODEL])).waiting == 6
         # when one of them is claimed
-        assert (await claim_one(broker)).job == "own"
+        assert (await claim_one(broker)).job == "left"
         # then
         assert await broker.census([MODEL]) == (7, 5, 1, 0)
 
@@ -526,9 +706,29 @@ async def test_a_job_past_its_deadline_ends(broker: Broker, valkey: Valkey) -> N
     assert valkey.client.exists("{p}:due") == 0
 
 
-async def test_a_job_that_nobody_follows_ends(broker: Broker) -> None:
+async def test_a_job_that_nobody_follows_ends_in_words(broker: Broker, valkey: Valkey) -> None:
+    await submit(broker, job("waits"))
+    await submit(broker, job("runs"))
+    (running,) = [claim for claim in await broker.claim(ONE, 9, 0) if claim.job == "runs"]
+    await append(broker, running, 1, (A,))
+    # Whoever comes back too late must not take what was written for the whole answer.
+    assert await finished(broker, "waits") == LogEntry(1, (), INTERRUPTED)
+    assert await finished(broker, "runs") == LogEntry(2, (), INTERRUPTED)
+    assert await append(broker, running, 2, (B,)) == Appended("fenced", 2, False)
+    assert pending(valkey) == 0
+
+
+async def test_a_job_is_not_given_up_because_the_broker_was_away(broker: Broker, valkey: Valkey) -> None:
+    # given that no gateway could say for long that it follows
     await submit(broker, job("j1"))
-    assert await finished(broker, "j1") == LogEntry(1, (), CANCELLED)
+    valkey.client.zadd("{p}:due", {"j1": 1})
+    # when somebody else is the first to look after that
+    await broker.sweep()
+    # then the gateway has a while to say so
+    await broker.positions("g1", ["j1"])
+    await broker.sweep()
+    assert valkey.client.hmget("{p}:job:j1", "state", "unfollowed") == [b"waiting", None]
+    assert _due_in_ms(valkey, "j1") > 200
 
 
 async def test_a_session_over_two_workers(broker: Broker, valkey: Valkey) -> None:
@@ -552,6 +752,25 @@ async def test_a_session_over_two_workers(broker: Broker, valkey: Valkey) -> Non
     await submit(broker, job("j3", session="s1"))
     assert valkey.client.xlen("{p}:worker:w2:jobs") == 1
     assert (await claim_one(broker, OTHER)).session == SessionSnapshot("s1", 64, [5, 70_000], 1)
+
+
+async def test_a_session_that_lost_a_turn_does_not_go_on_as_if_nothing_was(broker: Broker, valkey: Valkey) -> None:
+    # given a session with two turns, one of which was cancelled in line
+    await broker.open_session("s1", MODEL, 64, 60_000, 9)
+    await submit(broker, job("j1", "s1"))
+    claim = await claim_one(broker)
+    await submit(broker, job("j2", "s1"))
+    await broker.cancel("j2")
+    await append(broker, claim, 1, (A,), DONE)
+    assert await broker.session("s1") == SessionInfo("s1", MODEL, 64, 2)
+    # when the broker has lost what its client saw
+    valkey.client.hincrby("{p}:session:s1", "ended", -1)
+    # then the client is told, and another one, who has not seen it, goes on
+    with pytest.raises(CorollaError, match="cannot go on exactly") as refused:
+        await broker.submit(dataclasses.replace(job("j3", "s1"), turns=2), Bounds())
+    assert refused.value.code is Code.DISCONTINUITY
+    assert valkey.client.exists("{p}:job:j3") == 0
+    await submit(broker, dataclasses.replace(job("j3", "s1"), turns=1))
 
 
 async def test_calls_of_a_session_take_turns(broker: Broker, valkey: Valkey) -> None:

@@ -1,15 +1,19 @@
 """Waiting for Redis ends when it should."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+import redis
+from redis._parsers import BaseParser
 
 from shared import link
 from shared.errors import BrokerUnavailable
-from shared.link import Link
+from shared.link import Link, SyncLink
 from tests.valkey import Valkey
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -80,6 +84,76 @@ async def test_a_primary_without_its_replica_is_unavailable(client: Link, valkey
             await client.run("open_session", ["{p}:session:s", "{p}:sessions"], "s", "m", 9, 9000, 1)
     finally:
         valkey.client.config_set("min-replicas-to-write", 0)
+
+
+async def test_a_broker_that_cannot_save_is_unavailable(client: Link, valkey: Valkey) -> None:
+    # given a folder where the file is to be
+    (valkey.folder / "dump.rdb").unlink(missing_ok=True)
+    (valkey.folder / "dump.rdb").mkdir()
+    valkey.client.config_set("save", "3600 1")
+    try:
+        valkey.client.bgsave()
+        await until_async(lambda: valkey.client.info("persistence")["rdb_last_bgsave_status"] == "err")
+        with pytest.raises(BrokerUnavailable):
+            await client.run("open_session", ["{p}:session:s", "{p}:sessions"], "s", "m", 9, 9000, 1)
+    finally:
+        valkey.client.config_set("save", "")
+        (valkey.folder / "dump.rdb").rmdir()
+
+
+async def test_a_broker_that_runs_a_long_script_is_unavailable(client: Link, valkey: Valkey) -> None:
+    valkey.client.config_set("busy-reply-threshold", 1)
+    with redis.Redis(port=valkey.port) as other, contextlib.closing(SyncLink(valkey.url, "{p}:", 5)) as blocking:
+        running = asyncio.create_task(asyncio.to_thread(_run_for_ever, other))
+        try:
+            await until_async(lambda: _is_busy(valkey))
+            with pytest.raises(BrokerUnavailable):
+                await client.run("workers", ["{p}:workers"])
+            with pytest.raises(BrokerUnavailable):
+                await asyncio.to_thread(blocking.run, "workers", ["{p}:workers"])
+        finally:
+            valkey.client.script_kill()
+            await running
+            valkey.client.config_set("busy-reply-threshold", 5000)
+
+
+def _run_for_ever(client: "redis.Redis") -> None:
+    with contextlib.suppress(redis.ResponseError):
+        client.eval("while true do end", 0)
+
+
+def _is_busy(valkey: Valkey) -> bool:
+    try:
+        valkey.client.ping()
+    except redis.ResponseError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "LOADING Redis is loading the dataset in memory",
+        "READONLY You can't write against a read only replica.",
+        "MASTERDOWN Link with MASTER is down",
+        "CLUSTERDOWN The cluster is down",
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "NOSCRIPT No matching script.",
+        "MISCONF Errors writing to the AOF file: No space left on device",
+        "BUSY Valkey is busy running a script.",
+        "NOREPLICAS Not enough good replicas to write.",
+    ],
+)
+def test_what_a_broker_says_that_can_do_nothing_now(words: str) -> None:
+    with pytest.raises(BrokerUnavailable), link.translated():
+        raise BaseParser.parse_error(words)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("words", ["ERR unknown command", "NOPERM no permissions", "WRONGTYPE of value", "BUSYGROUP"])
+def test_what_a_broker_says_of_a_mistake_is_told_as_it_is(words: str) -> None:
+    with pytest.raises(redis.ResponseError), link.translated():
+        raise BaseParser.parse_error(words)  # type: ignore[no-untyped-call]
 
 
 async def test_sentinels_that_are_all_away_are_unavailable() -> None:

@@ -71,3 +71,32 @@ def test_an_exception_is_its_type_and_its_places() -> None:
     ]  # fmt: skip
     assert [line["exception"][0] for line in found] == ["KeyError"] * 3
     assert "secret" not in ended.stderr
+
+
+ASIDE = """
+import sys
+import threading
+from shared import logs
+logs.configure("info")
+def work():
+    raise ValueError("a secret")
+class Thing:
+    def __del__(self):
+        work()
+for job in (work, sys.exit):
+    thread = threading.Thread(target=job, name="worker")
+    thread.start()
+    thread.join()
+Thing()
+"""
+
+
+def test_an_exception_that_nobody_can_catch() -> None:
+    ended = subprocess.run([sys.executable, "-c", ASIDE], capture_output=True, text=True, check=True)
+    thread, finalizer = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert (thread["event"], thread["thread"]) == ("unforeseen error, the thread ends", "worker")
+    assert finalizer["event"] == "unforeseen error, ignored"
+    assert thread["exception"][0] == "ValueError"
+    assert thread["exception"][-1] == "<string>:7 work"
+    assert finalizer["exception"] == ["ValueError", "<string>:10 __del__", "<string>:7 work"]
+    assert "secret" not in ended.stderr

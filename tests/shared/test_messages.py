@@ -41,7 +41,7 @@ def test_a_request_that_is_none_is_refused() -> None:
     "entry",
     [
         LogEntry(3, (Token(1, "a"), Token(2, "")), None),
-        LogEntry(3, (Token(1, "a"),), JobFinished(FinishReason.STOP, 4, 3)),
+        LogEntry(3, (Token(1, "a"),), JobFinished(FinishReason.STOP, 4, 3, kept=True)),
         LogEntry(3, (), JobFailed(Code.SWARM, "no")),
     ],
 )

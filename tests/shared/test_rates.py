@@ -24,8 +24,8 @@ async def broker(valkey: Valkey) -> AsyncIterator[Broker]:
         yield broker
 
 
-def job(name: str, payer: str = "x", account: str = "", session: str | None = None) -> Submission:
-    return Submission(name, REQUEST, "g1", 60_000, account=account, payer=payer, session=session)
+def job(name: str, tenant: str = "x", account: str = "", session: str | None = None) -> Submission:
+    return Submission(name, REQUEST, "g1", 60_000, tenant=tenant, account=account, session=session)
 
 
 def later(valkey: Valkey, name: str, ms: int) -> None:
@@ -49,7 +49,7 @@ async def test_a_minutes_requests_at_once_then_one_every_so_often(broker: Broker
     assert (refused.code, valkey.client.exists("{p}:job:j3")) == (Code.RATE, 0)
     assert 19_000 < refused.wait_ms <= 20_000
     # and others, and what was accepted before, are not held up by that
-    assert await broker.submit(job("y", payer="y"), bounds) == "accepted"
+    assert await broker.submit(job("y", tenant="y"), bounds) == "accepted"
     assert await broker.submit(job("j1"), bounds) == "known"
     # and then there is one more, and no second one
     later(valkey, "{p}:rate:requests:x", refused.wait_ms)

@@ -1,6 +1,8 @@
 """Spans: what they say of themselves, and that there are none unless they are asked for."""
 
 import builtins
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,3 +61,17 @@ def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(SettingError, match="COROLLA_TRACE_URL is set, but a package of the group `tracing`"):
         traces.configure(NOWHERE, "test")
+
+
+def test_a_collector_that_says_nothing_is_not_waited_for() -> None:
+    # given one that takes connections, and more spans than go at once
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        traces.configure(f"http://127.0.0.1:{hole.getsockname()[1]}/v1/traces", "test")
+        for _ in range(1500):
+            with traces.span("a", "SERVER", {}):
+                pass
+        # when
+        began = time.monotonic()
+        traces.close()
+        # then
+        assert time.monotonic() - began < traces.CLOSE_TIMEOUT_S + 0.5

@@ -149,13 +149,13 @@ async def test_a_session_outlives_its_worker(broker: Broker, valkey: Valkey, hir
     owner_worker = hire("a")
     await broker.open_session("s", MODEL, 100, 60_000, 9)
     await submit(broker, "j1", 1, 10, "s")
-    assert await result(broker, "j1") == whole(1, 10)
+    assert await result(broker, "j1") == (text(1, 0, 10), JobFinished(FinishReason.LENGTH, 2, 10, kept=True))
     # when that worker is killed and the dialogue goes on
     heir = hire("b")
     owner_worker.kill()
     await submit(broker, "j2", 2, 89, "s", prompt="")
     # then it goes on where it was: as many tokens fit as if nothing had happened
-    assert await result(broker, "j2") == (text(2, 0, 89), JobFinished(FinishReason.LENGTH, 0, 89))
+    assert await result(broker, "j2") == (text(2, 0, 89), JobFinished(FinishReason.LENGTH, 0, 89, kept=True))
     assert owner(valkey, "j2") == "b"
     await broker.close_session("s")
     assert heir.terminate() == 0

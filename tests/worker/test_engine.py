@@ -28,6 +28,11 @@ def finished(reason: FinishReason, prompt: int, completion: int) -> JobFinished:
     return JobFinished(reason, prompt, completion)
 
 
+def kept(reason: FinishReason, prompt: int, completion: int) -> JobFinished:
+    """The same for a job whose session now holds it."""
+    return JobFinished(reason, prompt, completion, kept=True)
+
+
 def backend(text: str) -> ScriptedBackend:
     return ScriptedBackend(TOKENIZER, text)
 
@@ -79,8 +84,8 @@ async def test_two_turns_feed_every_id_once(valkey: Valkey) -> None:
     async with desk(valkey, model) as at:
         await at.broker.open_session("s", "corolla/test", CAPACITY, 60_000, 9)
         assert (await at.ask("s", max_new_tokens=3))[0] == "abc"
-        assert await at.ask("s", prompt="ok", max_new_tokens=2) == ("ab", finished(FinishReason.LENGTH, 2, 2))
-        assert await at.ask("s", prompt=None, max_new_tokens=1) == ("a", finished(FinishReason.LENGTH, 0, 1))
+        assert await at.ask("s", prompt="ok", max_new_tokens=2) == ("ab", kept(FinishReason.LENGTH, 2, 2))
+        assert await at.ask("s", prompt=None, max_new_tokens=1) == ("a", kept(FinishReason.LENGTH, 0, 1))
         everything = [id for part in ("hi", "abc", "ok", "ab", "a") for id in TOKENIZER.encode(part, False)]
         assert await committed(at, "s") == (everything, 0)
         (only,) = model.sessions
@@ -113,9 +118,9 @@ async def test_a_character_cut_by_a_limit_comes_whole_in_the_next_call(valkey: V
     model = backend("a✔b")
     async with desk(valkey, model) as at:
         await at.broker.open_session("s", "corolla/test", CAPACITY, 60_000, 9)
-        assert await at.ask("s", max_new_tokens=3) == ("a", finished(FinishReason.LENGTH, HI, 3))
+        assert await at.ask("s", max_new_tokens=3) == ("a", kept(FinishReason.LENGTH, HI, 3))
         model.script = model.script[3:]
-        assert await at.ask("s", prompt=None, max_new_tokens=2) == ("✔b", finished(FinishReason.LENGTH, 0, 2))
+        assert await at.ask("s", prompt=None, max_new_tokens=2) == ("✔b", kept(FinishReason.LENGTH, 0, 2))
 
 
 async def test_an_overflow_gives_nothing_and_changes_nothing(valkey: Valkey) -> None:
@@ -176,9 +181,25 @@ async def test_a_cancelled_job_ends_within_its_step(valkey: Valkey) -> None:
         at.engine.cancel([job])
         model.released.set()
         # then that step's token is dropped, and the session keeps what was shown
-        assert await at.result(job) == ("ab", finished(FinishReason.CANCELLED, HI, 2))
+        assert await at.result(job) == ("ab", kept(FinishReason.CANCELLED, HI, 2))
         assert await committed(at, "s") == (TOKENIZER.encode("hi", True) + TOKENIZER.encode("ab", False), 0)
         assert (await at.ask("s", prompt=None, max_new_tokens=2))[0] == "ab"
+
+
+async def test_a_job_that_is_cancelled_before_its_first_token_leaves_its_session_as_it_was(valkey: Valkey) -> None:
+    # given a job that is still at its prompt
+    model = backend("abc")
+    model.free_steps = 0
+    async with desk(valkey, model) as at:
+        await at.broker.open_session("s", "corolla/test", CAPACITY, 60_000, 9)
+        job = await at.start("s", max_new_tokens=3)
+        await until_async(lambda: model.steps == 1)
+        # when
+        at.engine.cancel([job])
+        model.released.set()
+        # then
+        assert await at.result(job) == ("", finished(FinishReason.CANCELLED, HI, 0))
+        assert await committed(at, "s") == ([], 0)
 
 
 async def test_a_cancel_comes_with_the_answer_to_an_append(valkey: Valkey) -> None:

@@ -51,13 +51,21 @@ async def test_a_busy_event_loop_costs_no_lease(valkey: Valkey) -> None:
 async def test_a_loop_that_is_stuck_lets_its_leases_go(valkey: Valkey) -> None:
     async with desk(valkey, hanging(), timing=TIMING) as at:
         await at.start(max_new_tokens=3)
-        async with Pulse(Heart(valkey.url, at.who, TIMING), at.engine, TIMING.beat_s, stuck_s=0.1):
+        async with Pulse(Heart(valkey.url, at.who, TIMING), at.engine, TIMING.beat_s, stuck_s=1):
             await until_async(lambda: idle_ms(valkey) < 40)
             # when the loop hangs
             until(lambda: not lives(valkey))
             assert idle_ms(valkey) >= TIMING.lease_ms
             # and beats again when it goes on
             await until_async(lambda: lives(valkey))
+
+
+async def test_a_beat_that_fails_ends_the_worker(valkey: Valkey) -> None:
+    async with desk(valkey, hanging(), timing=TIMING) as at:
+        # given a broker that does not understand the worker
+        valkey.client.set("{p}:workers", "no set")
+        async with Pulse(Heart(valkey.url, at.who, TIMING), at.engine, TIMING.beat_s, stuck_s=10):
+            await asyncio.wait_for(at.engine.hung.wait(), 5)
 
 
 async def test_a_beat_brings_back_what_was_lost_and_what_is_to_end(valkey: Valkey) -> None:

@@ -12,6 +12,7 @@ from shared.messages import FinishReason, JobFailed, JobFinished, Logprobs, Mess
 from shared.records import Append
 from shared.sampling import SamplingParams
 from tests.valkey import Valkey
+from tests.waiting import until_async
 from tests.worker.alphabets import TEXTS, byte_level, sentence_piece
 from tests.worker.desk import desk
 from tests.worker.scripted import ScriptedBackend
@@ -152,3 +153,36 @@ async def test_an_embedding_over_other_servers(valkey: Valkey, monkeypatch: pyte
 
 def test_an_embedding_of_zeros_stays_one() -> None:
     assert pack([0.0, 0.0]) == struct.pack("<2f", 0, 0)
+
+
+LONG = "q" * (2 * MAX_POSITIONS)
+
+
+@pytest.mark.parametrize("asked", [{"embed": True}, {"echo": True, "sampling": SamplingParams(logprobs=0)}])
+async def test_a_cancel_is_heeded_between_pieces(valkey: Valkey, asked: dict[str, Any]) -> None:
+    # given a prompt in its first piece
+    model = backend()
+    model.free_steps = 0
+    async with desk(valkey, model, capacity=4 * MAX_POSITIONS) as at:
+        job = await at.start(prompt=LONG, **asked)
+        await until_async(lambda: model.steps == 1)
+        # when its job is cancelled, then no further one is fed
+        at.engine.cancel([job])
+        model.released.set()
+        text, ending = await at.result(job)
+        assert text == ""
+        assert isinstance(ending, JobFinished)
+        assert (ending.reason, model.steps) == (FinishReason.CANCELLED, 1)
+
+
+@pytest.mark.parametrize("asked", [{"embed": True}, {"echo": True, "sampling": SamplingParams(logprobs=0)}])
+async def test_a_piece_that_does_not_come_back_is_left_to_others(valkey: Valkey, asked: dict[str, Any]) -> None:
+    model = backend()
+    model.free_steps = 1
+    async with desk(valkey, model, step_timeout_s=0.1, capacity=4 * MAX_POSITIONS) as at:
+        job = await at.start(prompt=LONG, **asked)
+        await at.at_rest()
+        # nothing was said about it: its lease expires
+        assert await at.log(job) == ([], None)
+        assert (at.engine.leases(), model.steps) == ([], 2)
+        assert all(session.closed for session in model.sessions)
