@@ -33,10 +33,10 @@ async def test_a_socket_is_alive_that_was_pinged_lately_and_answers(monkeypatch:
     sent: list[bytes] = []
     for socket in sockets:
         socket.opened.set()
-        socket.write = sent.append  # type: ignore[method-assign]
+        monkeypatch.setattr(socket, "write", sent.append)
     fresh.data_received(bytes([PING, 2]) + b"hi")
     old.pinged_at, silent.pinged_at = time.monotonic() - 60, time.monotonic()
-    fresh.write = lambda frame: fresh.data_received(bytes([PONG, 0]))  # type: ignore[method-assign]
+    monkeypatch.setattr(fresh, "write", lambda _: fresh.data_received(bytes([PONG, 0])))
     # then only the first is alive
     assert sent == [bytes([PONG, 0x82]) + MASK + b"hi"]
     assert await count_alive([fresh, old], 20) == 1
