@@ -41,6 +41,8 @@ INTERRUPTED = JobFailed(
 LATE = encode(JobFailed(Code.DEADLINE, "The answer was not finished in time, please try again later"))
 UNREADABLE = JobFailed(Code.INTERNAL, "The worker does not understand the request, please try again later")
 POISON = encode(JobFailed(Code.POISON, "The request was given up: every worker that tried it failed"))
+# More than a log has.
+MAX_ENTRIES = 2**31
 # Jobs whose workers died of something are tried one at a time; the next one waits in a stream, where it would be read
 # over and over again.
 TRIAL_PAUSE_S = 0.05
@@ -115,10 +117,12 @@ class Broker:
                 raise CorollaError(INTERRUPTED.code, INTERRUPTED.message)
         return str(status, "ascii")
 
-    async def attach(self, job: str, gateway: str, after: int) -> Attached | None:
+    async def attach(self, job: str, gateway: str, after: int, limit: int = MAX_ENTRIES) -> Attached | None:
         """Follow a job from after that seq; None where it is gone. No event falls between the answer and what is
-        published from here on. Raises CorollaError(INTERNAL) where another version wrote what this one cannot read."""
-        found = await self._link.run("attach", [self.keys.job(job), self.keys.log(job)], job, gateway, after)
+        published from here on, unless there were more than `limit` entries to tell of. Raises CorollaError(INTERNAL)
+        where another version wrote what this one cannot read."""
+        keys = [self.keys.job(job), self.keys.log(job)]
+        found = await self._link.run("attach", keys, job, gateway, after, limit)
         if found is None:
             return None
         state, last, entries = found

@@ -1,4 +1,8 @@
-"""A primary, its replica, and three sentinels that watch them, on loopback."""
+"""A primary, two replicas, and three sentinels that watch them, on loopback.
+
+A server takes nothing while no replica follows it (`min-replicas-to-write 1`), so it takes two of them: when one is the
+primary in its turn, the other follows it.
+"""
 
 import subprocess
 from pathlib import Path
@@ -11,24 +15,28 @@ from tests.waiting import until
 
 SERVICE = "corolla"
 DOWN_AFTER_MS = 500
+REPLICAS = 2
 
 
 class Sentinels:
     """Starts all of them; `url` names the sentinels."""
 
     def __init__(self, folder: Path) -> None:
-        self.primary, self.replica = (Valkey(_made(folder / name)) for name in ("primary", "replica"))
+        self.primary = Valkey(_made(folder / "primary"))
+        self.replicas = [Valkey(_made(folder / f"replica-{number}")) for number in range(REPLICAS)]
         self.ports = [free_port() for _ in range(3)]
         self.url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in self.ports)}/{SERVICE}/0"
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        """Return when each sentinel knows the replica and both others."""
-        self.primary.start()
-        self.replica.start()
-        self.replica.client.replicaof("127.0.0.1", str(self.primary.port))
-        until(lambda: self.replica.client.info("replication")["master_link_status"] == "up", 20)
+        """Return when each sentinel knows the replicas and both others, and the primary takes what it is told."""
+        for server in (self.primary, *self.replicas):
+            server.start()
+            server.client.config_set("min-replicas-to-write", 1)
+        for replica in self.replicas:
+            replica.client.replicaof("127.0.0.1", str(self.primary.port))
+        until(lambda: self.primary.client.info("replication")["min_slaves_good_slaves"] == REPLICAS, 20)
         self._processes = [self._sentinel(port) for port in self.ports]
         until(lambda: all(self._knows_all(port) for port in self.ports), 20)
 
@@ -37,7 +45,7 @@ class Sentinels:
         for process in self._processes:
             process.kill()
             process.wait()
-        for server in (self.primary, self.replica):
+        for server in (self.primary, *self.replicas):
             server.client.close()
             server.kill()
 
@@ -69,7 +77,7 @@ class Sentinels:
         except (redis.ConnectionError, redis.ResponseError):
             return False
         assert isinstance(found, dict)
-        return (found["num-slaves"], found["num-other-sentinels"]) == (1, 2)
+        return (found["num-slaves"], found["num-other-sentinels"]) == (REPLICAS, 2)
 
 
 def _made(folder: Path) -> Path:

@@ -81,7 +81,8 @@ local function spend(kind, tenant, ms)
   if ms == 0 then return end
   local key, now = P .. 'rate:' .. kind .. ':' .. tenant, now_ms()
   local until_ms = math.max(tonumber(redis.call('GET', key) or 0), now) + ms
-  redis.call('SET', key, until_ms, 'PX', math.ceil(until_ms - now))
+  -- What takes less time than a number of now can tell is made up for at once, but a key cannot live for no time.
+  redis.call('SET', key, until_ms, 'PX', math.max(math.ceil(until_ms - now), 1))
 end
 
 -- The line of one of a tenant's users, in the lane MODEL:PRIORITY; neither name of a tenant has a space in it.

@@ -2,12 +2,15 @@
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
 import platform
 import resource
 import sys
+import time
+from collections.abc import Sequence
 
 import uvloop
 
@@ -21,11 +24,13 @@ LIFE_S = "86400"  # of a silent socket, so that none ends of that
 PING_S = 20.0
 PING, PONG = 0x89, 0x8A  # the first byte of their frames (RFC 6455, 5.2)
 SETTLING_S = 2.0
+LATE_S = 2.0  # a ping, at most
+AT_LAST_S = 10.0  # until all have answered
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """alive: sockets that were still open after so many seconds, and had their pings.
+    """alive: sockets that had a ping within the last period of so many seconds, and then answered one.
 
     kib: memory of the gateway per socket, KiB (1024 bytes). commands: that the broker ran per second in all meanwhile;
     alone: as many without any socket. cpu: share of a core that the gateway used.
@@ -61,27 +66,39 @@ class Report:
 
 
 class Idle(Stream):
-    """A socket that opens a session, answers pings, and keeps quiet else."""
+    """A socket that opens a session, answers pings, and keeps quiet else. pinged_at: when it had its last ping."""
 
     def __init__(self) -> None:
         super().__init__(lambda _: None)
         self.opened = asyncio.Event()
-        self.pinged = False
-        self.lost = False
+        self.answered = asyncio.Event()
+        self.pinged_at = 0.0
+        self._frames = b""
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
-        if b'"session_id"' in data:
-            self.opened.set()
-        if data[0] == PING:
-            self.pinged = True
-            self.write(bytes([PONG, 0x80 | data[1]]) + MASK + data[2:])
+        """See asyncio.Protocol. Once the session is open, all that comes are control frames, which are short."""
+        if not self.opened.is_set():
+            super().data_received(data)
+            if b'"session_id"' in data:
+                self.opened.set()
             return
-        super().data_received(data)
+        self._frames += data
+        while len(self._frames) >= 2 and len(self._frames) >= 2 + self._frames[1]:
+            end = 2 + self._frames[1]
+            self._take(self._frames[:end])
+            self._frames = self._frames[end:]
 
-    def connection_lost(self, error: Exception | None) -> None:
-        """See asyncio.Protocol."""
-        self.lost = True
+    def ping(self) -> None:
+        """Ask the gateway for an answer."""
+        self.answered.clear()
+        self.write(bytes([PING, 0x80]) + MASK)
+
+    def _take(self, frame: bytes) -> None:
+        if frame[0] == PING:
+            self.pinged_at = time.monotonic()
+            self.write(bytes([PONG, 0x80 | frame[1]]) + MASK + frame[2:])
+        elif frame[0] == PONG:
+            self.answered.set()
 
 
 async def open_all(url: str, count: int) -> list[Idle]:
@@ -98,6 +115,19 @@ async def open_all(url: str, count: int) -> list[Idle]:
     return await asyncio.gather(*(open_one() for _ in range(count)))
 
 
+async def count_alive(sockets: Sequence[Idle], ping_s: float) -> int:
+    """Those that had a ping within this period, and answer one."""
+    oldest = time.monotonic() - ping_s - LATE_S
+    current = [socket for socket in sockets if socket.pinged_at >= oldest]
+    for socket in current:
+        socket.ping()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(AT_LAST_S):
+            for socket in current:
+                await socket.answered.wait()
+    return sum(socket.answered.is_set() for socket in current)
+
+
 async def commands_per_s(stack: Stack, seconds: float) -> float:
     """That the broker runs, but for this one's own."""
 
@@ -111,7 +141,8 @@ async def commands_per_s(stack: Stack, seconds: float) -> float:
 
 async def measure(sockets: int, seconds: float) -> Report:
     """Open them, and leave them alone for so long."""
-    settings = {"session_idle_s": LIFE_S, "ping_s": str(min(PING_S, seconds / 3)), "max_sessions": str(sockets)}
+    ping_s = min(PING_S, seconds / 3)
+    settings = {"session_idle_s": LIFE_S, "ping_s": str(ping_s), "max_sessions": str(sockets)}
     with running_stack(slots=1, **settings) as stack:
         warm = await open_all(stack.gateway.url, min(sockets, AT_ONCE))
         for socket in warm:
@@ -125,7 +156,7 @@ async def measure(sockets: int, seconds: float) -> Report:
         cpu_s = stack.cpu_s()["gateway"]
         commands = await commands_per_s(stack, seconds)
         cpu = (stack.cpu_s()["gateway"] - cpu_s) / seconds
-        alive = sum(socket.pinged and not socket.lost for socket in opened)
+        alive = await count_alive(opened, ping_s)
         for socket in opened:
             socket.close()
     return Report(sockets, seconds, alive, kib, commands, alone, cpu)

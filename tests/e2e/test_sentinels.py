@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import ORACLES
+from tests.resting import spoiled
 from tests.sentinels import Sentinels
 from tests.services import Gateway, Worker
 from tests.waiting import until, until_async
@@ -53,18 +54,47 @@ async def ask(gateway: Gateway, seed: int, tokens: int = TOKENS) -> str:
     return str(answer["outputs"])
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-async def test_answers_survive_the_loss_of_the_primary(
-    sentinels: Sentinels, gateway: Gateway, how: signal.Signals
-) -> None:
-    # given answers under way
-    asking = [asyncio.create_task(ask(gateway, seed)) for seed in range(8)]
+async def answers_under_way(sentinels: Sentinels, gateway: Gateway, seeds: range) -> "list[asyncio.Task[str]]":
+    """Answers that are asked for; returns when each has some tokens."""
+    asking = [asyncio.create_task(ask(gateway, seed)) for seed in seeds]
     jobs = sentinels.primary.client
-    await until_async(lambda: sum(int(jobs.hget(key, "last") or 0) >= 20 for key in jobs.scan_iter("*:job:*")) == 8)
+    await until_async(
+        lambda: sum(int(jobs.hget(key, "last") or 0) >= 20 for key in jobs.scan_iter("*:job:*")) == len(seeds)
+    )
+    return asking
+
+
+def replica_in_charge(sentinels: Sentinels) -> bool:
+    """Whether the sentinels have made a replica the primary."""
+    return sentinels.primary_port() in [replica.port for replica in sentinels.replicas]
+
+
+async def test_answers_survive_the_loss_of_the_primary(sentinels: Sentinels, gateway: Gateway) -> None:
+    # given answers under way
+    asking = await answers_under_way(sentinels, gateway, range(8))
     # when the primary is gone, then all of them come to their ends
-    sentinels.primary.send(how)
-    answers = await asyncio.gather(*asking)
-    assert answers == [text(seed, 0, TOKENS) for seed in range(8)]
-    # and the replica is who has them
-    assert sentinels.primary_port() == sentinels.replica.port
+    sentinels.primary.send(signal.SIGKILL)
+    assert await asyncio.gather(*asking) == [text(seed, 0, TOKENS) for seed in range(8)]
+    # and a replica is who has them
+    assert replica_in_charge(sentinels)
     assert await ask(gateway, 99, 3) == text(99, 0, 3)
+
+
+async def test_nothing_is_heard_of_a_primary_that_wakes_up_again(sentinels: Sentinels, gateway: Gateway) -> None:
+    # given answers under way, and a primary that does nothing any more
+    asking = await answers_under_way(sentinels, gateway, range(8))
+    sentinels.primary.send(signal.SIGSTOP)
+    await until_async(lambda: replica_in_charge(sentinels), 20)
+    # when it goes on, as the primary that it was, while others are asked for
+    asking += [asyncio.create_task(ask(gateway, seed)) for seed in range(8, 16)]
+    sentinels.primary.send(signal.SIGCONT)
+    # then all answers are what they are without it
+    assert await asyncio.gather(*asking) == [text(seed, 0, TOKENS) for seed in range(16)]
+    # and it follows the new one, with what that one has
+    old = sentinels.primary.client
+    await until_async(lambda: old.info("replication")["role"] == "slave", 30)
+    assert replica_in_charge(sentinels)
+    (new,) = (replica.client for replica in sentinels.replicas if replica.port == sentinels.primary_port())
+    await until_async(lambda: sorted(old.scan_iter("*:job:*")) == sorted(new.scan_iter("*:job:*")), 20)
+    assert {new.hget(key, "state") for key in new.scan_iter("*:job:*")} == {b"done"}
+    assert spoiled(new) == {}

@@ -14,11 +14,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import psutil
 
+from shared.api_keys import ApiKeys
+from shared.keys import Keys
+from shared.link import Link
+from tests.dialogue import Reply
 from tests.faults.conftest import LEASE_S, SEED, Stack, running_stack, start
 from tests.faults.proxy import Loss
 from tests.faults.reader import Reader
@@ -29,6 +33,9 @@ PERIOD_S = 10.0
 # What a process may grow in an hour, once it has run for half the time.
 MAX_MB_PER_HOUR = 16.0
 LONGEST_ANSWER_S = 300.0
+PEPPER = "soak" * 8
+# Of each key in a minute.
+HIGH_RATE = 10_000_000
 
 Fault = Callable[[Stack, random.Random], Awaitable[None]]
 
@@ -37,13 +44,16 @@ Fault = Callable[[Stack, random.Random], Awaitable[None]]
 class Soak:
     """What was seen. answers, tokens: that were read; wrong: of those that were not exact, seed and what was said.
 
-    mb: resident memory in MB (10**6 bytes) by process, each at a second of the run.
+    trespasses: that were refused; stolen: what was heard at the others. mb: resident memory in MB (10**6 bytes) by
+    process, each at a second of the run.
     """
 
     answers: int = 0
     tokens: int = 0
     hits: int = 0
     wrong: list[str] = dataclasses.field(default_factory=list)
+    trespasses: int = 0
+    stolen: list[str] = dataclasses.field(default_factory=list)
     faults: Counter[str] = dataclasses.field(default_factory=Counter)
     mb: dict[str, list[tuple[float, float]]] = dataclasses.field(default_factory=dict)
 
@@ -52,6 +62,13 @@ class Soak:
         self.answers, self.tokens, self.hits = self.answers + 1, self.tokens + reader.position, self.hits + reader.hits
         if not reader.exact:
             self.wrong.append(f"seed {reader.seed}, {reader.position} of {reader.tokens} tokens: {reader.failure}")
+
+    def refuse(self, reader: Reader, reply: Reply) -> None:
+        """Somebody else asked for an answer, and heard this."""
+        if not reply["ok"] and "does not exist" in reply["traceback"]:
+            self.trespasses += 1
+        else:
+            self.stolen.append(f"seed {reader.seed}: {reply}")
 
     def slopes(self) -> dict[str, float]:
         """MB an hour by process, in the second half of the time: least squares."""
@@ -127,15 +144,27 @@ def _victim(stack: Stack, dice: random.Random) -> Service:
     return dice.choice(services)
 
 
-async def _read(stack: Stack, soak: Soak, dice: random.Random, end: float) -> None:
+async def _read(stack: Stack, soak: Soak, keys: Sequence[str], dice: random.Random, end: float) -> None:
     while time.monotonic() < end:
-        reader = Reader(stack.urls, dice.randrange(2**62), dice.randint(50, 400))
+        own, other = dice.sample(keys, 2)
+        reader = Reader(stack.urls, dice.randrange(2**62), dice.randint(50, 400), own)
         try:
-            async with asyncio.timeout(LONGEST_ANSWER_S):
-                await reader.read()
+            async with asyncio.timeout(LONGEST_ANSWER_S), asyncio.TaskGroup() as group:
+                group.create_task(reader.read())
+                await asyncio.sleep(dice.uniform(0.1, 1))
+                if reply := await reader.trespass(other):
+                    soak.refuse(reader, reply)
         except TimeoutError:
             reader.failure = "it does not end"
         soak.take(reader)
+
+
+async def _make_keys(stack: Stack) -> list[str]:
+    link, keys = Link(stack.valkey.url, Keys().prefix), Keys()
+    try:
+        return [await ApiKeys(link, keys, PEPPER).create(name, ("generate",)) for name in ("ann", "bob", "cleo")]
+    finally:
+        await link.close()
 
 
 async def _break(stack: Stack, soak: Soak, dice: random.Random, end: float) -> None:
@@ -162,13 +191,16 @@ async def _weigh(stack: Stack, soak: Soak, end: float) -> None:
 async def _run(folder: Path, minutes: float, dice: random.Random) -> bool:
     """Whether all was well."""
     soak = Soak()
-    async with running_stack(folder, workers=3) as stack:
+    async with running_stack(
+        folder, workers=3, auth="on", key_pepper=PEPPER, requests_per_min=HIGH_RATE, tokens_per_min=HIGH_RATE
+    ) as stack:
+        keys = await _make_keys(stack)
         end = time.monotonic() + 60 * minutes
         async with asyncio.TaskGroup() as group:
             group.create_task(_break(stack, soak, dice, end))
             group.create_task(_weigh(stack, soak, end))
             for _ in range(STREAMS):
-                group.create_task(_read(stack, soak, random.Random(dice.random()), end))
+                group.create_task(_read(stack, soak, keys, random.Random(dice.random()), end))
         return _report(soak, await stack.settled(), minutes)
 
 
@@ -182,10 +214,11 @@ def _report(soak: Soak, leaked: set[str], minutes: float) -> bool:
         last = samples[-1][1]
         print(f"memory of {name:8} {samples[0][1]:.1f} to {last:.1f} MB, {slopes.get(name, 0.0):+.1f} MB an hour")
     print(f"leaked keys        {len(leaked)} {sorted(leaked)[:5] or ''}")
+    print(f"with wrong keys    {soak.trespasses} refused, {len(soak.stolen)} not {soak.stolen[:5] or ''}")
     print(f"not exact          {len(soak.wrong)} {soak.wrong[:5] or ''}")
     # Half an hour is too short for a slope, in which caches fill.
     grows = minutes >= 60 and max(slopes.values()) > MAX_MB_PER_HOUR
-    return not (soak.wrong or leaked or grows)
+    return not (soak.wrong or soak.stolen or leaked or grows)
 
 
 def main() -> int:

@@ -102,3 +102,16 @@ async def test_a_session_is_its_accounts(broker: Broker) -> None:
     assert await broker.submit(job("j1", account="a", session="s1"), Bounds()) == "accepted"
     await broker.close_session("s1", "a")
     assert await broker.session("s1", "a") is None
+
+
+async def test_the_highest_rates(broker: Broker, valkey: Valkey) -> None:
+    # given so many a minute that one takes less time than a clock can tell
+    bounds = Bounds(requests_per_min=10**9, tokens_per_min=10**9)
+    await broker.submit(job("j1"), bounds)
+    (claim,) = await broker.claim(WHO, 1, 0)
+    # when it ends
+    ending = JobFinished(FinishReason.LENGTH, 2, 1)
+    (answer,) = await broker.append([Append("j1", claim.epoch, 1, (Token(1, "a"),), ending)])
+    # then it counts, and is soon made up for
+    assert answer.status == "ok"
+    assert await broker.submit(job("j2"), bounds) == "accepted"
