@@ -19,8 +19,6 @@ from gateway.petals_ws import Action, Cancel, Close, Dialogue, Follow, Open, Rej
 from shared.errors import Code, CorollaError
 from shared.messages import JobRequest
 
-# A client that takes nothing for this long is gone.
-SEND_TIMEOUT_S = 30.0
 # The close code of a client that is done (RFC 6455, 7.4.1); after any other one a resumable client may come back.
 GOODBYE = 1000
 # The close code of a server that comes back, or others in its stead (registered with IANA for RFC 6455).
@@ -203,9 +201,8 @@ class _Conversation:
 
     async def _send(self, action: Send) -> None:
         try:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                await self._websocket.send_text(action.frame)
-        except (TimeoutError, WebSocketDisconnect):
+            await self._websocket.send_text(action.frame)
+        except WebSocketDisconnect:
             self._vanished = True
             raise WebSocketDisconnect(1006) from None
 
