@@ -20,8 +20,8 @@ LOST = (OSError, EOFError, InvalidHandshake, InvalidMessage)
 
 @dataclasses.dataclass
 class Reader:
-    """One answer of `tokens` tokens with that seed. urls: of gateways, tried in turn; hits: connections lost; key: of the
-    client, where gateways want one.
+    """One answer of `tokens` tokens with that seed. urls: of gateways, tried in turn; hits: connections lost; key: the
+    client's, where gateways want one.
 
     silences: (from, to) on the clock of time.monotonic, between tokens. failure: what the server said was wrong.
     codes: of the closes that came (RFC 6455, 7.4.1); 1006 where the connection just broke.
