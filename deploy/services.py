@@ -142,7 +142,8 @@ def _gateway(number: int, environ: dict[str, str], port: int) -> Service:
     async def is_ready(_: bytes) -> bool:
         return await ports.answers(port, _HEALTH.format("live").encode(), b"HTTP/1.1 200")
 
-    address = {"COROLLA_BIND": f"{ports.HOST}:{port}"}
+    # Metrics where it listens: another address, which is for workers, could not be had by both.
+    address = {"COROLLA_BIND": f"{ports.HOST}:{port}", "COROLLA_METRICS_BIND": ""}
     return Service(
         f"gateway-{number}", _python("gateway"), is_ready, f" on {ports.HOST}:{port}", {**environ, **address}
     )

@@ -5,10 +5,12 @@ A key comes as `Authorization: Bearer KEY`, or, from a page that opens a WebSock
 """
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.callers import ACCOUNT
-from gateway.errors import plain_failure
+from gateway.errors import named_failure, plain_failure
+from gateway.patience import BRIEF_S, patiently
 from shared import api_keys
 from shared.api_keys import ApiKeys
 from shared.errors import BrokerUnavailable
@@ -20,7 +22,7 @@ SCOPES: dict[str, api_keys.Scope] = {"/metrics": "metrics", "/v1/files": "batche
 SUBPROTOCOL = "corolla"
 _KEY_PROTOCOL = "key."
 _NO_KEY = "An API key is needed: `Authorization: Bearer KEY`"
-_WRONG_KEY = "This API key does not count, or not any more"
+WRONG_KEY = "This API key does not count, or not any more"
 
 
 class Guard:
@@ -36,9 +38,10 @@ class Guard:
             await self._app(scope, receive, send)
             return
         try:
-            refused = await self._refusal(scope)
+            refused = await patiently(lambda: self._refusal(scope), BRIEF_S)
         except BrokerUnavailable as error:
-            refused = 503, error.message
+            await _answer(named_failure(scope["path"], error), scope, receive, send)
+            return
         if refused is None:
             await self._app(scope, receive, _accepting(scope, send))
         elif scope["type"] == "websocket":
@@ -57,12 +60,19 @@ class Guard:
             return 401, _NO_KEY
         found = await self._keys.find(key)
         if found is None:
-            return 401, _WRONG_KEY
+            return 401, WRONG_KEY
         needed = _needed(scope["path"])
         if needed not in found.scopes:
             return 403, f"This API key is not for this: it lacks the scope `{needed}`"
         scope[ACCOUNT] = found.id
         return None
+
+
+async def _answer(answer: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request, or a WebSocket's handshake, by the ASGI extension "websocket.http.response"."""
+    if scope["type"] == "websocket":
+        await receive()
+    await answer(scope, receive, send)
 
 
 def _is_open(path: str) -> bool:

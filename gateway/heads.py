@@ -41,7 +41,7 @@ class BoundedHeads(HttpToolsProtocol):
         """The client is gone."""
         self._stop_timer()
         super().connection_lost(exc)
-        if self._is_answering():
+        if self._answered and self._is_answering():
             # uvicorn tells only the last request that came, which may be another one.
             self._answered.disconnected = True
             self._answered.message_event.set()
@@ -60,7 +60,7 @@ class BoundedHeads(HttpToolsProtocol):
         self._part, self._head_bytes, self._new_bytes = "head", self._new_bytes, 0
         began_at = self.loop.time() if self._connected_at is None else self._connected_at
         self._connected_at = None
-        self.scope[DUE] = began_at + REQUEST_TIMEOUT_S  # type: ignore[typeddict-unknown-key]
+        self.scope[DUE] = began_at + REQUEST_TIMEOUT_S  # type: ignore[literal-required]
 
     def on_headers_complete(self) -> None:
         """The head is there."""
@@ -88,7 +88,7 @@ class BoundedHeads(HttpToolsProtocol):
         if self.pipeline:
             self._answered = self.pipeline[-1][0]
             # Nothing was read while it waited.
-            self._answered.scope[DUE] = self.loop.time() + REQUEST_TIMEOUT_S  # type: ignore[typeddict-unknown-key]
+            self._answered.scope[DUE] = self.loop.time() + REQUEST_TIMEOUT_S  # type: ignore[literal-required]
         super().on_response_complete()
         self._expect()
 

@@ -19,10 +19,14 @@ from shared.errors import BrokerUnavailable, CorollaError
 from shared.messages import LogEntry, Token
 from shared.records import Attached, Gap, Position, Published, Unreadable
 
-# Live events that may wait for one reader; what a token weighs in memory besides its text, and so does each of those
-# that it is told it might have been.
+# Live events that may wait for one reader.
 FEED_BYTES = 256 << 10
+# What they weigh in memory: an entry, each of its tokens besides the text, and each probability that comes with one.
+ENTRY_BYTES = 112
 TOKEN_BYTES = 128
+LOGPROB_BYTES = 128
+# Of a log, read at once: a slow reader gets the rest when it has taken these.
+PAGE_ENTRIES = 128
 # Logs that are read at a time: after a break all feeds want to, and each takes a connection.
 ATTACHING = 16
 
@@ -128,6 +132,9 @@ class Feed:
             raise discontinuity()
         for entry in attached.entries:
             self.push(entry)
+        if len(attached.entries) == PAGE_ENTRIES and not attached.entries[-1].ending:
+            self._stale = True
+            return
         unended = attached.state == "done" and not any(entry.ending for entry in attached.entries)
         if unended and after < attached.last:
             raise discontinuity()
@@ -182,9 +189,9 @@ class Hub:
         return job in self._feeds or job in self._followers
 
     async def attach(self, job: str, after: int) -> Attached | None:
-        """Follow the job, and read its log after that seq."""
+        """Follow the job, and read its log after that seq, as far as one page goes."""
         async with self._attaching:
-            return await self._broker.attach(job, self.gateway, after)
+            return await self._broker.attach(job, self.gateway, after, PAGE_ENTRIES)
 
     async def run(self) -> None:
         """Listen and check, for ever."""
@@ -239,8 +246,9 @@ def discontinuity() -> CorollaError:
 
 
 def _weight(entry: LogEntry) -> int:
-    return sum(TOKEN_BYTES * (1 + _alternatives(token)) + len(token.text) for token in entry.tokens)
+    return ENTRY_BYTES + sum(map(_weight_of, entry.tokens))
 
 
-def _alternatives(token: Token) -> int:
-    return len(token.logprobs.top) if token.logprobs else 0
+def _weight_of(token: Token) -> int:
+    probabilities = 1 + len(token.logprobs.top) if token.logprobs else 0
+    return TOKEN_BYTES + len(token.text) + LOGPROB_BYTES * probabilities

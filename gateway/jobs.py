@@ -41,8 +41,9 @@ log = structlog.get_logger()
 class Run:
     """A job under way, for one reader.
 
-    settled: nothing of it goes on any more. tokens: how many were given to the reader. outcome: for the log.
-    course: for the metrics; None where the job was counted when it was submitted.
+    settled: nothing of it goes on any more. is_new: no job of its id had been accepted before. tokens: how many were
+    given to the reader. outcome: for the log. course: for the metrics; None where the job was counted when it was
+    submitted.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Run:
         self.order = order
         self.course = Course(metrics, order.request.model) if order.request else None
         self.settled = False
+        self.is_new = False
         self.tokens = 0
         self.outcome: str = "left"
         self._feed = feed
@@ -156,12 +158,14 @@ class Run:
                 session=order.session,
                 note=order.note,
                 account=order.caller.account,
+                turns=order.turns,
             )
             return await self._broker.submit(submission, bounds)
 
         # Events may come before the answer to the submission does.
         self._feed.restart()
-        self._feed.confirm(await self._patiently(submit) == "known")
+        self.is_new = await self._patiently(submit) == "accepted"
+        self._feed.confirm(not self.is_new)
         if order.progress:
             with contextlib.suppress(BrokerUnavailable):
                 await self._hub.check([order.job])

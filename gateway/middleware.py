@@ -121,7 +121,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         """Pass a message on; the first one gets headers, or says what became of a WebSocket."""
         match message["type"]:
-            case "http.response.start":
+            case "http.response.start" | "websocket.http.response.start":
                 self.status = message["status"]
                 headers = MutableHeaders(scope=message)
                 self._streams = headers.get("content-type", "").startswith("text/event-stream")

@@ -26,7 +26,9 @@ from shared.errors import Code, CorollaError, InvalidField
 # Whose files and batches they are where nobody has to say who they are.
 EVERYBODY = "-"
 CHUNK = 1 << 18
-CHUNK_TIMEOUT_S = 30.0
+# An upload may take this long, and a second more for each so many bytes of it that have come.
+UPLOAD_TIMEOUT_S = 30.0
+UPLOAD_BYTES_PER_S = 16 << 10
 MAX_NAME_CHARS = 200
 # What a form has besides its file: other fields, and the lines between them.
 FORM_BYTES = 64 << 10
@@ -161,14 +163,15 @@ def page(rows: "list[T]", limit: int) -> Page[T]:
 
 
 async def _body(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """The body in chunks. Raises BodyRefused where it is too large, or does not come."""
-    size = 0
+    """The body in chunks. Raises BodyRefused where it is too large, or comes too slowly."""
+    size, due = 0, asyncio.get_running_loop().time() + UPLOAD_TIMEOUT_S
     while True:
         try:
-            async with asyncio.timeout(CHUNK_TIMEOUT_S):
+            async with asyncio.timeout_at(due + size / UPLOAD_BYTES_PER_S):
                 message = await request.receive()
         except TimeoutError:
-            raise BodyRefused(408, f"Nothing of the body arrived for {CHUNK_TIMEOUT_S:g} s") from None
+            slow = f"The file came too slowly: at least {UPLOAD_BYTES_PER_S >> 10} KiB a second are expected"
+            raise BodyRefused(408, slow) from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunk = message.get("body", b"")

@@ -52,6 +52,7 @@ _KINDS: dict[Code, tuple[int, str, str | None, str | None, bool]] = {
     Code.SWARM: (503, _SERVER, None, "swarm_unavailable", True),
     Code.CACHE_FULL: (503, _SERVER, None, "server_is_overloaded", True),
     Code.BROKER: (503, _SERVER, None, "broker_unavailable", True),
+    Code.REVOKED: (401, _INVALID, None, "invalid_api_key", False),
     Code.DISCONTINUITY: (500, _SERVER, None, "discontinuity", True),
     Code.DEADLINE: (504, _SERVER, None, "deadline_exceeded", False),
     Code.POISON: (500, _SERVER, None, "given_up", False),

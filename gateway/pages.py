@@ -20,6 +20,7 @@ POLICY = (
     "trusted-types dompurify highlighter"
 )
 FOR_EVER = "public, max-age=31536000, immutable"
+ONCE = "no-store"
 
 log = structlog.get_logger()
 
@@ -46,11 +47,16 @@ class Pages:
         return _fresh(request, self._status)
 
     async def file(self, request: Request) -> Response:
-        """GET /web/VERSION/PATH: a file of the list, in the version that is here."""
+        """GET /web/VERSION/PATH: a file of the list, in the version that is here.
+
+        While gateways are replaced one by one, a page of one asks others for its files. What these have does in its
+        stead, for once.
+        """
         found = self._assets.files.get(request.path_params["path"])
-        if found is None or request.path_params["version"] != self._assets.version:
+        if found is None:
             raise HTTPException(404)
-        return _packed(request, found, {"cache-control": FOR_EVER})
+        keeping = FOR_EVER if request.path_params["version"] == self._assets.version else ONCE
+        return _packed(request, found, {"cache-control": keeping})
 
     def _page(self, name: str, modules: Sequence[str]) -> Asset:
         template = string.Template((WEB / name).read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """The Petals Chat API over HTTP: generate, and sessions that any gateway serves.
 
-Every outcome is status 200 with {"ok": true, ...} or {"ok": false, "traceback": ...}; but who is to wait because too
-many wait already is told so by 429 (these are the client's own) or 503 as well.
+Every outcome is status 200 with {"ok": true, ...} or {"ok": false, "traceback": ...}; but who is to wait is told so by
+429, where it is because of the client's own requests, or 503 as well.
 """
 
 import contextlib
@@ -12,19 +12,18 @@ from starlette.responses import Response
 
 from gateway.bodies import BodyRefused, read_fields
 from gateway.callers import caller_of
-from gateway.errors import json_answer
+from gateway.errors import json_answer, petals_answer
 from gateway.gateway import Gateway, new_id
 from gateway.orders import Caller, Order
 from gateway.patience import BRIEF_S, patiently
 from gateway.petals_fields import Fields, http_request, identifier, parse_call, text
-from gateway.petals_words import failure, not_public, session_not_found
+from gateway.petals_words import not_public, session_not_found
 from gateway.petals_ws import session_length
 from gateway.presence import unless_gone
-from gateway.waits import busy_wait_s
 from shared.catalog import Model
-from shared.errors import Code, CorollaError, InvalidField
+from shared.errors import CorollaError, InvalidField
 from shared.messages import JobFailed, LogEntry
-from shared.records import Busy, SessionInfo
+from shared.records import SessionInfo
 
 DEFAULT_SESSION_LENGTH = 1024
 
@@ -52,18 +51,14 @@ class PetalsHttp:
         return await self._answer(request, self._close)
 
     async def _answer(self, request: Request, handler: Handler) -> Response:
-        status, headers = 200, {}
         try:
             fields = await read_fields(request, self._gateway.settings.max_body_bytes)
-            content = await unless_gone(request, handler(fields, caller_of(request)))
+            return json_answer(await unless_gone(request, handler(fields, caller_of(request))))
         except CorollaError as error:
-            content = failure(error)
-            if isinstance(error, Busy):
-                status = 503 if error.code is Code.BUSY else 429
-                headers["retry-after"] = str(busy_wait_s(error))
+            answer = petals_answer(error)
             if isinstance(error, BodyRefused):
-                headers["connection"] = "close"
-        return json_answer(content, status, headers)
+                answer.headers["connection"] = "close"
+            return answer
 
     async def _generate(self, fields: Fields, caller: Caller) -> Content:
         call = parse_call(fields, self._rules.max_prompt_chars, self._rules.draw_seed)

@@ -8,6 +8,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway.callers import caller_of
 from gateway.gateway import SESSION_MARGIN_S, Gateway
+from gateway.guard import WRONG_KEY
 from gateway.hub import discontinuity
 from gateway.jobs import Run
 from gateway.orders import Order
@@ -15,7 +16,7 @@ from gateway.origins import allowed_socket, same_origin
 from gateway.patience import BRIEF_S, patiently
 from gateway.petals_words import session_not_found
 from gateway.petals_ws import Action, Cancel, Close, Dialogue, Follow, Open, Rejoin, Send, Start
-from shared.errors import CorollaError
+from shared.errors import Code, CorollaError
 from shared.messages import JobRequest
 
 # A client that takes nothing for this long is gone.
@@ -54,6 +55,7 @@ class _Conversation:
         self._actions: asyncio.Queue[Action] = asyncio.Queue()
         self._run: Run | None = None
         self._cancelled = ""
+        self._turns = 0  # jobs of the session that are known to have ended
         self._vanished = False
         self._clock = asyncio.get_running_loop().time
         self._active_at = self._clock()
@@ -149,17 +151,35 @@ class _Conversation:
                 found = await patiently(lambda: broker.session(session, self._caller.account), BRIEF_S)
                 if found is None:
                     raise session_not_found(session)
+                self._turns = found.turns
                 await self._pass_on(self._dialogue.rejoined(found.model))
             case Start(job, session, request):
+                await self._require_key()
                 await self._answer(self._order(job, session, request, 0))
             case Follow(job, session, after):
+                await self._require_key()
                 if await patiently(lambda: broker.note(job, self._caller.account), BRIEF_S) is None:
                     raise discontinuity()
                 await self._answer(self._order(job, session, None, after))
 
+    async def _require_key(self) -> None:
+        """The guard saw the key when the socket was opened, which may be long ago. Raises CorollaError(REVOKED)."""
+        account, keys = self._caller.account, self._gateway.keys
+        if account and not await patiently(lambda: keys.counts(account), BRIEF_S):
+            raise CorollaError(Code.REVOKED, WRONG_KEY)
+
     def _order(self, job: str, session: str, request: JobRequest | None, after: int) -> Order:
         caller, dialogue = self._caller, self._dialogue
-        return Order(job, request, session, "", after, dialogue.resumable, dialogue.progress, caller=caller)
+        return Order(
+            job,
+            request,
+            session,
+            after=after,
+            resumable=dialogue.resumable,
+            progress=dialogue.progress,
+            turns=self._turns,
+            caller=caller,
+        )
 
     async def _answer(self, order: Order) -> None:
         try:
@@ -168,6 +188,7 @@ class _Conversation:
                     await self._run.cancel()
                 async for event in events:
                     await self._pass_on(self._dialogue.event(event))
+                self._turns += self._run.settled and self._run.is_new
         finally:
             self._run = None
             self._active_at = self._clock()

@@ -16,6 +16,7 @@ _NAMES = {
     Code.DEADLINE: "TimeoutError",
     Code.BROKER: "ConnectionError",
     Code.SWARM: "ConnectionError",
+    Code.REVOKED: "PermissionError",
 }
 _MATCHED_WORDS = {Code.TOO_LONG: "Maximum length exceeded", Code.CACHE_FULL: "The attention cache is full"}
 

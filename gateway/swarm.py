@@ -1,6 +1,7 @@
 """GET /api/v1/status: what lives, how busy it is, and which blocks of each model the swarm holds."""
 
 import asyncio
+import math
 import time
 
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from shared.errors import BrokerUnavailable
 from shared.overview import LiveWorker, Overview
 from shared.reports import Coverage
 
-# However many people look, the broker is asked only so often.
+# However many people look, the broker is asked only so often, also where it does not answer.
 FRESH_S = 1.0
 
 
@@ -24,13 +25,13 @@ class SwarmStatus:
         self._catalog = gateway.catalog
         self._broker = gateway.broker
         self._asking = asyncio.Lock()
-        self._known: tuple[float, Overview] | None = None
+        self._known: Overview | None = None
+        self._asked_at = -math.inf
 
     async def status(self, _: Request) -> Response:
         """GET /api/v1/status; 503 where the broker does not answer."""
-        try:
-            overview = await self._overview()
-        except BrokerUnavailable:
+        overview = await self._overview()
+        if overview is None:
             return json_answer({"ok": False, "missing": ["broker"]}, 503)
         models = [_model(model, overview) for model in self._catalog.models.values()]
         workers = [_worker(worker) for worker in overview.workers]
@@ -46,11 +47,19 @@ class SwarmStatus:
             headers={"cache-control": "no-store"},
         )
 
-    async def _overview(self) -> Overview:
+    async def _overview(self) -> Overview | None:
+        """What the broker told lately; None where it did not answer then."""
         async with self._asking:
-            if self._known is None or time.monotonic() - self._known[0] > FRESH_S:
-                self._known = (time.monotonic(), await self._broker.overview(self._catalog.models))
-            return self._known[1]
+            if time.monotonic() - self._asked_at > FRESH_S:
+                self._known = await self._ask()
+                self._asked_at = time.monotonic()
+            return self._known
+
+    async def _ask(self) -> Overview | None:
+        try:
+            return await self._broker.overview(self._catalog.models)
+        except BrokerUnavailable:
+            return None
 
 
 def _worker(worker: LiveWorker) -> dict[str, object]:

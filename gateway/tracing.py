@@ -39,7 +39,7 @@ class Tracing:
 def _mark(span: traces.Span, message: Message) -> None:
     """What an answer's beginning says goes into the span, and where that is goes into the answer."""
     match message["type"]:
-        case "http.response.start":
+        case "http.response.start" | "websocket.http.response.start":
             headers = MutableHeaders(scope=message)
             headers["traceresponse"] = span.traceparent
             span.note({"http.response.status_code": message["status"], "corolla.request": headers.get("x-request-id")})

@@ -60,6 +60,10 @@ class ApiKeys:
         record = await self._shelf.get(match[1]) if match else None
         return record if record and hmac.compare_digest(record.digest, self._digest(key)) else None
 
+    async def counts(self, id: str) -> bool:
+        """Whether the key of that id has not been revoked since it was found."""
+        return await self._shelf.get(id) is not None
+
     async def list(self) -> list[ApiKey]:
         """All keys, the newest first."""
         return await self._shelf.list(_OWNER, MAX_KEYS)

@@ -41,6 +41,8 @@ INTERRUPTED = JobFailed(
 LATE = encode(JobFailed(Code.DEADLINE, "The answer was not finished in time, please try again later"))
 UNREADABLE = JobFailed(Code.INTERNAL, "The worker does not understand the request, please try again later")
 POISON = encode(JobFailed(Code.POISON, "The request was given up: every worker that tried it failed"))
+# More than a log has.
+MAX_ENTRIES = 2**31
 # Jobs whose workers died of something are tried one at a time; the next one waits in a stream, where it would be read
 # over and over again.
 TRIAL_PAUSE_S = 0.05
@@ -75,8 +77,8 @@ class Broker:
     async def submit(self, job: Submission, bounds: Bounds) -> str:
         """Accept a job: "accepted", or "known" where that id was accepted before; the gateway follows it from here.
 
-        Raises Busy where a bound is reached, CorollaError(SESSION_NOT_FOUND), and CorollaError(INVALID) where the id is
-        that of another account's job.
+        Raises Busy where a bound is reached, CorollaError(SESSION_NOT_FOUND), CorollaError(DISCONTINUITY) where the
+        broker has lost a part of the session, and CorollaError(INVALID) where the id is that of another account's job.
         """
         status, *waiting = await self._link.run(
             "submit",
@@ -98,6 +100,7 @@ class Broker:
             job.account,
             bounds.requests_per_min,
             bounds.tokens_per_min,
+            job.turns,
         )
         match status:
             case b"tenant busy":
@@ -110,12 +113,16 @@ class Broker:
                 raise CorollaError(Code.INVALID, "The job's id is taken")
             case b"no session":
                 raise CorollaError(Code.SESSION_NOT_FOUND, f"Session '{job.session}' expired or does not exist")
+            case b"forgotten":
+                raise CorollaError(INTERRUPTED.code, INTERRUPTED.message)
         return str(status, "ascii")
 
-    async def attach(self, job: str, gateway: str, after: int) -> Attached | None:
+    async def attach(self, job: str, gateway: str, after: int, limit: int = MAX_ENTRIES) -> Attached | None:
         """Follow a job from after that seq; None where it is gone. No event falls between the answer and what is
-        published from here on. Raises CorollaError(INTERNAL) where another version wrote what this one cannot read."""
-        found = await self._link.run("attach", [self.keys.job(job), self.keys.log(job)], job, gateway, after)
+        published from here on, unless there were more than `limit` entries to tell of. Raises CorollaError(INTERNAL)
+        where another version wrote what this one cannot read."""
+        keys = [self.keys.job(job), self.keys.log(job)]
+        found = await self._link.run("attach", keys, job, gateway, after, limit)
         if found is None:
             return None
         state, last, entries = found
@@ -185,7 +192,7 @@ class Broker:
     async def session(self, session: str, account: str = "") -> SessionInfo | None:
         """An open session, its life renewed; None where it expired or never was, or is another account's."""
         found = await self._link.run("session", [self.keys.session(session)], session, account)
-        return SessionInfo(session, str(found[0], "utf-8"), found[1]) if found else None
+        return SessionInfo(session, str(found[0], "utf-8"), *found[1:]) if found else None
 
     async def close_session(self, session: str, account: str = "") -> None:
         """Close a dialogue and cancel its jobs; one that is gone is closed already, another account's stays open."""

@@ -29,6 +29,7 @@ class Code(enum.StrEnum):
     CACHE_FULL = "cache_full"
     POISON = "poison"
     BROKER = "broker"
+    REVOKED = "revoked"
     INTERNAL = "internal"
 
 

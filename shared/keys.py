@@ -48,8 +48,8 @@ class Keys:
     worker:W (hash, expires): free and all slots, its last report, round (of claims), trial (a job that may be what its
         last worker died of); worker:W:jobs (stream, group workers): jobs of sessions it owns
     workers (hash): worker → its models; serving:MODEL (set): workers
-    session:S (hash): model, max_length, idle_ms, account, owner, running job, held; session:S:ids (list): packed token
-        ids, one element a turn; session:S:turns (list): jobs in line
+    session:S (hash): model, max_length, idle_ms, account, owner, running job, number of jobs ended, held;
+        session:S:ids (list): packed token ids, one element a turn; session:S:turns (list): jobs in line
     gateways (zset): gateways by the time until which they count as live
     reaped (string, expires): somebody has just looked for lost jobs
     sessions (zset): open sessions by expiry; due (zset): unfinished jobs by the time at which they must be looked at

@@ -42,7 +42,7 @@ class Submission:
     by its id, at any gateway, as long as it is known. account: whose it is, where callers have accounts.
 
     tenant: who takes turns with other tenants, and whose bounds and rates it counts for; has no spaces. user: who takes
-    turns with the tenant's other users within these.
+    turns with the tenant's other users within these. turns: the session's jobs whose end its client has seen.
     """
 
     id: str
@@ -55,6 +55,7 @@ class Submission:
     session: str | None = None
     note: bytes = b""
     account: str = ""
+    turns: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +98,12 @@ class Gap:
 
 @dataclasses.dataclass(frozen=True)
 class SessionInfo:
-    """An open session; max_length in tokens."""
+    """An open session; max_length in tokens. turns: its jobs that have ended."""
 
     id: str
     model: str
     max_length: int
+    turns: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,8 @@ class App {
   #chats = new Map();
   #chat;
   #hasComplained = false;
+  #unseen = new Set(); // ids of chats with an answer that nobody has seen
+  #unsent = new Map(); // by the id of a chat; "" for one that is not kept
   #announcer = new Announcer($("#announcer"));
   #view = new DialogueView($("#scroller"), $("#messages"), $("#latest"), this.#announcer, {
     edit: (index, text) => this.#replace(() => this.#chat.edit(index, text)),
@@ -39,6 +41,7 @@ class App {
   #sidebar = new Sidebar($("#sidebar"), $("#open-sidebar"), {
     rename: (dialogue, title) => this.#rename(dialogue, title),
     remove: (dialogue) => this.#remove(dialogue),
+    markOf: ({ id }) => this.#markOf(id),
   });
 
   async start() {
@@ -90,16 +93,34 @@ class App {
 
   /** Open the chat that the address names, or an empty one. */
   #open() {
+    const isFirst = !this.#chat; // then what is in the composer was typed while the page began
+    if (!isFirst) this.#unsent.set(this.#keptId, this.#composer.text);
     const named = this.#chats.get(location.hash.slice(1));
     this.#chat = named ?? this.#keep(create({ model: this.#chat?.dialogue.model ?? "" }));
     if (!named) this.#chats.delete(this.#chat.dialogue.id); // it is kept when something is asked
+    if (!isFirst) this.#composer.text = this.#unsent.get(this.#keptId) ?? "";
+    this.#unsent.delete(this.#keptId);
+    this.#unseen.delete(this.#chat.dialogue.id);
     this.#view.open(this.#chat);
     this.#showAll();
     this.#sidebar.close();
-    this.#composer.focus();
+    if (matchMedia("(hover: hover)").matches) this.#composer.focus(); // on a phone it would open the keyboard
+  }
+
+  /** The id of the open chat; "" where it is not kept. */
+  get #keptId() {
+    const id = this.#chat?.dialogue.id;
+    return this.#chats.has(id) ? id : "";
+  }
+
+  /** What is to be known of a chat before it is opened. */
+  #markOf(id) {
+    if (this.#chats.get(id)?.isBusy) return "Is being written";
+    return this.#unseen.has(id) ? "Has a new answer" : "";
   }
 
   #hear(chat, what) {
+    if (what === "ended" && chat !== this.#chat) this.#unseen.add(chat.dialogue.id);
     if (what === "messages") this.#list();
     if (chat !== this.#chat) return;
     if (what === "state" && chat.state.phase === "waiting") this.#models.refresh();
@@ -181,10 +202,12 @@ class App {
   }
 
   #showMessages() {
-    const { title, messages } = this.#chat.dialogue;
+    const { title, note, messages } = this.#chat.dialogue;
     $("#welcome").hidden = messages.length > 0;
     $("#title").textContent = title;
     document.title = messages.length ? `${title} · Corolla` : "Corolla";
+    $("#note").hidden = !note;
+    $("#note p").textContent = note;
     this.#view.refresh();
   }
 
@@ -271,7 +294,7 @@ class App {
 try {
   await new App().start();
 } catch (error) {
-  const text = "The page could not begin: the gateway does not answer, or this browser keeps nothing for it. ";
+  const text = "The page could not begin: the gateway does not answer, or this browser is too old for it or keeps nothing. ";
   const again = make("a", { href: location.href, textContent: "Try again", onclick: () => location.reload() });
   $("#notice").replaceChildren(make("div", { className: "trouble", role: "alert" }, text, again));
   throw error;

@@ -5,6 +5,8 @@ import { escaped, formulas } from "./math.js";
 
 /** An open paragraph or list longer than this is cut inside. */
 export const LONG_CHARS = 3000;
+/** So is a table: its columns are measured anew with every row. */
+const LONG_TABLE_CHARS = 4500;
 /** So is anything else that is longer than this. */
 export const LONGEST_CHARS = 12_000;
 
@@ -62,7 +64,8 @@ function cutWithin(token, source) {
     return token.items.slice(0, -1).reduce((sum, item) => sum + item.raw.length, 0);
   }
   if (source.length > LONG_CHARS && token.type === "paragraph") return paragraphEnd(source);
-  return source.length > LONGEST_CHARS ? source.indexOf("\n", LONGEST_CHARS - LONG_CHARS) + 1 : 0;
+  const limit = token.type === "table" ? LONG_TABLE_CHARS : LONGEST_CHARS;
+  return source.length > limit ? source.indexOf("\n", limit - LONG_CHARS / 2) + 1 : 0;
 }
 
 function paragraphEnd(source) {

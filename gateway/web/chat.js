@@ -10,7 +10,7 @@ import { tell } from "./trouble.js";
 const SAVE_MS = 250;
 
 /**
- * Tells its listener what changed: "messages" (which there are), "text" (of the last one), "state".
+ * Tells its listener what changed: "messages" (which there are), "text" (of the last one), "state"; and "ended".
  *
  * state: {phase: "idle" | "waiting" | "writing" | "lost", ahead, attempt (0: offline), trouble}. speed: tokens per second, or 0.
  */
@@ -134,7 +134,6 @@ export class Chat {
   async save() {
     clearTimeout(this.#saving);
     this.#saving = 0;
-    this.dialogue.changed = Date.now();
     await this.#store.save(this.dialogue, this.#draft());
   }
 
@@ -164,6 +163,7 @@ export class Chat {
     last.model = task.model;
     delete last.how;
     this.#speed.begin();
+    this.dialogue.changed = Date.now();
     this.#set({ phase: "waiting" });
     this.#listener("messages");
     this.#line.perform(this.#exchange.ask(task));
@@ -209,8 +209,10 @@ export class Chat {
     const last = this.dialogue.messages.at(-1);
     last.text = cutStop(last.text, this.writer.chat).text;
     last.how = how;
+    this.dialogue.changed = Date.now();
     this.#endedAt = performance.now();
     this.#set({ phase: "idle", trouble });
+    this.#listener("ended");
     this.#listener("messages");
     this.save();
   }

@@ -6,7 +6,7 @@ import { iconButton, make } from "./make.js";
 
 const DAY_MS = 86_400_000;
 
-/** opener: the button that shows it. acts: {rename(dialogue, title), remove(dialogue)}. */
+/** opener: the button that shows it. acts: {rename(dialogue, title), remove(dialogue), markOf(dialogue)}. */
 export class Sidebar {
   #element;
   #opener;
@@ -78,6 +78,8 @@ export class Sidebar {
 
   #row(dialogue) {
     const link = make("a", { href: `#${dialogue.id}`, textContent: dialogue.title, dir: "auto" });
+    const mark = this.#acts.markOf(dialogue);
+    if (mark) link.prepend(make("span", { className: "mark", role: "img", title: mark, ariaLabel: mark }));
     const row = make("li", {}, link);
     row.dataset.id = dialogue.id;
     if (dialogue.id === this.#current) link.ariaCurrent = "page";

@@ -9,6 +9,7 @@ export class Store {
   #database;
   #channel = new BroadcastChannel(NAME);
   #failed = () => {};
+  #persisting = null;
 
   constructor(database) {
     this.#database = database;
@@ -43,6 +44,11 @@ export class Store {
     return done(this.#database.transaction("chats").objectStore("chats").get(id));
   }
 
+  /** Ask the browser, once, not to drop what is kept when it needs room for others. */
+  #persist() {
+    this.#persisting ??= navigator.storage?.persist?.().catch(() => {});
+  }
+
   /** Keep a chat, and its draft where an answer is under way; one without is finished. Whether that was done. */
   async save(chat, draft = null) {
     const isKept = await this.#write((chats, drafts) => {
@@ -51,6 +57,7 @@ export class Store {
       else drafts.delete(chat.id);
     });
     if (isKept) this.#channel.postMessage(chat.id);
+    this.#persist();
     return isKept;
   }
 

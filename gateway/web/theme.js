@@ -1,4 +1,5 @@
-// Light or dark, before anything is painted: as the system has it, unless somebody chose.
+// Light or dark, before anything is painted: as the system has it, unless somebody chose. And a word for browsers that are
+// too old for the other scripts.
 
 (() => {
   const root = document.documentElement;
@@ -15,4 +16,9 @@
   };
   apply();
   system.onchange = apply;
+  const isOld = !("groupBy" in Map && "toSorted" in Array.prototype);
+  addEventListener("DOMContentLoaded", () => {
+    const place = isOld && document.querySelector("#notice, #state");
+    if (place) place.textContent = "This browser is too old for this page: please use one from 2024 or later.";
+  });
 })();

@@ -17,6 +17,7 @@ if ending == '' then
   emit(job, upto, tokens, '')
   return { 'ok', upto, cancelled }
 end
+-- prelude: not needed until here, and by far the most calls end here
 local session = P .. 'session:' .. f[5]
 if ARGV[9] and redis.call('HGET', session, 'running') == job then
   redis.call('RPUSH', session .. ':ids', ARGV[9])

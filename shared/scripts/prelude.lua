@@ -1,6 +1,4 @@
--- Put before every script: what several operations share. ARGV[1] is the prefix of all keys (one hash tag).
--- Key schema: shared/keys.py. Times are milliseconds of Redis' own clock.
-local P = ARGV[1]
+-- Put before every script: what several operations share. Times are milliseconds of Redis' own clock.
 local PRIORITIES = { 'interactive', 'batch' }
 local LANES = { 'resumed', 'interactive', 'batch' }
 
@@ -216,19 +214,6 @@ local function next_turn(session, job)
   place(following)
 end
 
--- Write one log entry and tell every gateway that follows the job. The only PUBLISH of events: a worker whose lease
--- is gone cannot be heard. A gateway that nobody hears is forgotten; it attaches again when it is back.
-local function emit(job, last, tokens, ending)
-  redis.call('XADD', P .. 'log:' .. job, last .. '-0', 't', tokens, 'e', ending)
-  redis.call('HSET', P .. 'job:' .. job, 'last', last, unpack(tokens == '' and {} or { 'stalls', 0 }))
-  local message = job .. ' ' .. last .. ' ' .. #tokens .. '\n' .. tokens .. ending
-  for _, gateway in ipairs(redis.call('SMEMBERS', P .. 'sub:' .. job)) do
-    if redis.call('PUBLISH', P .. 'gateway:' .. gateway, message) == 0 then
-      redis.call('SREM', P .. 'sub:' .. job, gateway)
-    end
-  end
-end
-
 -- End a job with an entry that holds its ending (and perhaps its last tokens).
 local function finish(job, last, tokens, ending, finished_ms)
   emit(job, last, tokens, ending)
@@ -244,7 +229,10 @@ local function finish(job, last, tokens, ending, finished_ms)
   redis.call('DEL', P .. 'sub:' .. job)
   redis.call('PEXPIRE', key, finished_ms)
   redis.call('PEXPIRE', P .. 'log:' .. job, finished_ms)
-  if f[1] ~= '' then next_turn(f[1], job) end
+  if f[1] == '' then return end
+  local session = P .. 'session:' .. f[1]
+  if redis.call('EXISTS', session) == 1 then redis.call('HINCRBY', session, 'ended', 1) end
+  next_turn(f[1], job)
 end
 
 local function finish_early(job, ending, finished_ms)

@@ -2,8 +2,8 @@
 -- KEYS job
 -- ARGV prefix, job, gateway, request, model, priority, tenant, user or '', session or '', deadline_ms from now,
 --      orphan_ms, finished_ms, bound of the tenant, bound of all, note, account or '', requests and tokens of the tenant
---      a minute (0: any number)
--- → accepted | known | taken | no session | too fast | tenant busy | busy; with the last three: depth, ms to wait
+--      a minute (0: any number), number of the session's jobs that the client has seen end
+-- → accepted | known | taken | no session | forgotten | too fast | tenant busy | busy; with the last three: depth, ms to wait
 local job, gateway, model, tenant, session, account = ARGV[2], ARGV[3], ARGV[5], ARGV[7], ARGV[9], ARGV[16]
 local key = KEYS[1]
 local state = redis.call('HGET', key, 'state')
@@ -12,7 +12,12 @@ if state then
   if state ~= 'done' then redis.call('SADD', P .. 'sub:' .. job, gateway) end
   return { 'known' }
 end
-if session ~= '' and redis.call('HGET', P .. 'session:' .. session, 'account') ~= account then return { 'no session' } end
+if session ~= '' then
+  local f = redis.call('HMGET', P .. 'session:' .. session, 'account', 'ended')
+  if f[1] ~= account then return { 'no session' } end
+  -- A server that lost its last second has lost what the client has read: it would go on as if that had not been said.
+  if tonumber(f[2]) < tonumber(ARGV[19]) then return { 'forgotten' } end
+end
 local request_ms, token_ms = per_minute(ARGV[17]), per_minute(ARGV[18])
 local wait = math.max(rate_wait('requests', tenant, request_ms), rate_wait('tokens', tenant, token_ms))
 if wait > 0 then return { 'too fast', 0, wait } end

@@ -7,7 +7,7 @@ import asyncio
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -32,37 +32,45 @@ class Answer:
         return "".join(json.loads(line)["choices"][0]["text"] for line in lines[:-1])
 
 
-async def read_all(urls: Sequence[str], streams: int, tokens: int) -> list[Answer]:
-    """So many streams at once, spread evenly over the gateways at these addresses."""
+async def read_all(
+    urls: Sequence[str], streams: int, tokens: int, took: Callable[[int], None] = lambda _: None
+) -> list[Answer]:
+    """So many streams at once, spread evenly over the gateways at these addresses. took: called with the number of
+    tokens that a piece of a stream brought."""
     targets: Iterator[str] = itertools.cycle(urls)
-    return await asyncio.gather(*(_read(next(targets), seed, tokens) for seed in range(1, streams + 1)))
+    return await asyncio.gather(*(_read(next(targets), seed, tokens, took) for seed in range(1, streams + 1)))
 
 
 class _Reader(asyncio.Protocol):
     """Sends a request and keeps what comes, up to its end."""
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(self, request: bytes, took: Callable[[int], None]) -> None:
         self.parts: list[bytes] = []
         self.ended = asyncio.Event()
         self._request = request
+        self._took = took
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         cast(asyncio.WriteTransport, transport).write(self._request)
 
     def data_received(self, data: bytes) -> None:
+        events = data if self.parts else data.partition(b"\r\n\r\n")[2]
         self.parts.append(data)
+        # Every token of the oracle ends with a space, and there is one more in the first bytes of each event.
+        if tokens := events.count(b" ") - events.count(b"data: "):
+            self._took(tokens)
 
     def connection_lost(self, _: Exception | None) -> None:
         self.ended.set()
 
 
-async def _read(url: str, seed: int, tokens: int) -> Answer:
+async def _read(url: str, seed: int, tokens: int, took: Callable[[int], None]) -> Answer:
     address = urlsplit(url)
     body = json.dumps({"prompt": "hi", "seed": seed, "max_tokens": tokens, "stream": True})
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n"
     request = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
     loop = asyncio.get_running_loop()
     host, port = address.hostname or "", address.port or 80
-    _, reader = await loop.create_connection(lambda: _Reader(request), host, port)
+    _, reader = await loop.create_connection(lambda: _Reader(request, took), host, port)
     await reader.ended.wait()
     return Answer(seed, b"".join(reader.parts))

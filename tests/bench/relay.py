@@ -7,7 +7,6 @@ Broker, worker, gateway and client share this machine's cores.
 
 import argparse
 import asyncio
-import collections
 import dataclasses
 import json
 import os
@@ -25,13 +24,13 @@ from shared.broker import Broker
 from shared.keys import Timing
 from shared.messages import FinishReason, JobFinished, Token
 from shared.records import Append, Claim, Registration
+from tests.bench.rate import Meter
 from tests.bench.stack import MODEL, Stack, running_stack
 from tests.bench.stream import Stream, connect
 from worker.oracle_backend import text
 
 TOKENS_PER_S, P50_MS, P99_MS = 15_000.0, 1.0, 10.0  # at least, at most, at most
 TIMING = Timing(lease_ms=600_000)
-BEGUN, ENDING = 0.1, 0.9  # the rate is taken between these shares of all tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,30 +74,6 @@ class Report:
         )
 
 
-class Meter:
-    """The rate in the middle of a run, and what it cost."""
-
-    def __init__(self, stack: Stack, tokens: int) -> None:
-        self._stack = stack
-        self._tokens = 0
-        self._due = collections.deque([int(BEGUN * tokens), int(ENDING * tokens)])
-        self._marks: list[tuple[int, float, dict[str, float]]] = []
-
-    def took(self, tokens: int) -> None:
-        """So many tokens came."""
-        self._tokens += tokens
-        while self._due and self._tokens >= self._due[0]:
-            self._due.popleft()
-            costs = self._stack.cpu_s() | {"client": time.process_time()}
-            self._marks.append((self._tokens, time.monotonic(), costs))
-
-    def result(self) -> tuple[float, dict[str, float]]:
-        """Tokens a second, and microseconds of CPU a token."""
-        (first, began, costs), (last, ended, sums) = self._marks
-        tokens = last - first
-        return tokens / (ended - began), {name: 1e6 * (sums[name] - costs[name]) / tokens for name in costs}
-
-
 def seeds(streams: int, tokens: int) -> list[int]:
     """Seeds of answers that can be ended by their last token, as that occurs nowhere before."""
     found: list[int] = []
@@ -112,7 +87,7 @@ def seeds(streams: int, tokens: int) -> list[int]:
 
 async def measure_rate(stack: Stack, streams: int, tokens: int) -> tuple[float, dict[str, float], int]:
     """Tokens a second, microseconds of CPU a token, and how many answers were wrong."""
-    meter = Meter(stack, streams * tokens)
+    meter = Meter(stack.cpu_s, streams * tokens)
     asked = {seed: await connect(stack.gateway.url, partial(Stream, meter.took)) for seed in seeds(streams, tokens)}
     for seed, stream in asked.items():
         stop = text(seed, tokens - 1, 1)

@@ -2,9 +2,10 @@
 
 Workers: more streams than two workers have slots for; the tokens per second are those of the slots.
 
-Gateways: each carries the same number of streams, at the pace of the model. How many it could carry is limited by the
-one core that its event loop may use, so a gateway's capacity is its streams over its share of a core. It is reckoned
-like that because the machine need not have a core for each process; that no stream was slower is seen besides.
+Gateways: one is asked for so many streams, two for twice as many, and tokens are counted as they come to the clients.
+Streams that a gateway is too slow for do not come at the model's pace, and so do not count in full. Beside these, one
+gateway is asked for the streams of two, to see whether it could have carried them as well. All processes share the
+cores of this machine: how many streams gateways would carry at most takes a core for each of them.
 """
 
 import argparse
@@ -16,15 +17,15 @@ import platform
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import uvloop
 
 from tests.bench.cpu import cpu_s
+from tests.bench.rate import Meter
 from tests.bench.readers import read_all
-from tests.services import Gateway, Worker
+from tests.services import Gateway, Service, Worker
 from tests.valkey import Valkey
 from tests.waiting import until
 
@@ -45,9 +46,9 @@ step_ms = {STEP_MS}
 class Run:
     """What so many workers and gateways did. wrong: streams with a token missing, twice or out of place.
 
-    pace: the time that the model needs for an answer, over that from the first request to the last answer's end.
-    capacity: streams that all gateways could carry, each with a core to itself. gateway_ms: CPU time of gateways per
-    token. client_percent: CPU time of this process, of the gateways'.
+    tokens_per_s: as they came to clients, while all streams were under way. pace: that, of what the model gives to all
+    streams at once. gateway_us: CPU time of a gateway per token. gateway_percent: of a core, each gateway; cores: that
+    all processes used, this one too.
     """
 
     workers: int
@@ -55,18 +56,19 @@ class Run:
     streams: int
     tokens_per_s: float
     pace: float
-    capacity: float
-    gateway_ms: float
-    client_percent: float
+    gateway_us: float
+    gateway_percent: float
+    cores: float
     wrong: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All runs, in the order in which they were made."""
+    """All runs, in the order in which they were made. alone: of one gateway with the streams of two."""
 
     workers: tuple[Run, ...]
     gateways: tuple[Run, ...]
+    alone: tuple[Run, ...]
     step_ms: int = STEP_MS
     cores: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
     python: str = dataclasses.field(default_factory=platform.python_version)
@@ -74,19 +76,19 @@ class Report:
     @property
     def worker_gain(self) -> float:
         """Tokens per second of two workers over those of one."""
-        rates = [[run.tokens_per_s for run in self.workers if run.workers == number] for number in (1, 2)]
-        return statistics.median(rates[1]) / statistics.median(rates[0])
+        one, two = (_rate(run for run in self.workers if run.workers == number) for number in (1, 2))
+        return two / one
 
     @property
     def gateway_gain(self) -> float:
-        """Streams of two gateways over those of one."""
-        streams = [[run.capacity for run in self.gateways if run.gateways == number] for number in (1, 2)]
-        return statistics.median(streams[1]) / statistics.median(streams[0])
+        """Streams that two gateways carried over those that one did, by their tokens per second."""
+        one, two = (_rate(run for run in self.gateways if run.gateways == number) for number in (1, 2))
+        return two / one
 
     @property
     def good(self) -> bool:
         """Whether nothing was wrong, and both gains are what they must be."""
-        wrong = sum(run.wrong for run in (*self.workers, *self.gateways))
+        wrong = sum(run.wrong for run in (*self.workers, *self.gateways, *self.alone))
         return not wrong and min(self.worker_gain, self.gateway_gain) >= GAIN
 
     def as_json(self) -> str:
@@ -98,11 +100,17 @@ class Report:
         """For people to read."""
         names = [field.name for field in dataclasses.fields(Run)]
         lines = [f"{self.cores} cores, python {self.python}, {self.step_ms} ms a step", "".join(map(_cell, names))]
-        for run in (*self.workers, *self.gateways):
+        for run in (*self.workers, *self.gateways, *self.alone):
             lines.append("".join(_cell(f"{each:.4g}") for each in dataclasses.astuple(run)))
         lines.append(f"two workers: {self.worker_gain:.2f}x the tokens/s of one (at least {GAIN})")
         lines.append(f"two gateways: {self.gateway_gain:.2f}x the streams of one (at least {GAIN})")
+        alone = statistics.median(run.pace for run in self.alone)
+        lines.append(f"one gateway with the streams of two: {alone:.2f}x the pace of the model")
         return "\n".join(lines)
+
+
+def _rate(runs: Iterable[Run]) -> float:
+    return statistics.median(run.tokens_per_s for run in runs)
 
 
 def _cell(text: str) -> str:
@@ -122,9 +130,14 @@ class Stack:
             Gateway(folder / f"gateway-{n}.log", url, catalog, files=str(folder / "files")) for n in range(gateways)
         ]
 
-    def gateways_cpu_s(self) -> list[float]:
-        """CPU time that each gateway has used."""
-        return [cpu_s(gateway.process.pid) for gateway in self.gateways if gateway.process]
+    def cpu_s(self) -> dict[str, float]:
+        """Seconds of CPU that all of a kind have used."""
+        broker = cpu_s(self.valkey.client.info("server")["process_id"])
+        return {"gateway": _used_s(self.gateways), "worker": _used_s(self.workers), "broker": broker}
+
+
+def _used_s(services: Iterable[Service]) -> float:
+    return sum(cpu_s(each.process.pid) for each in services if each.process)
 
 
 @contextlib.contextmanager
@@ -147,39 +160,39 @@ def measure(stack: Stack, streams: int, tokens: int) -> Run:
     """Read so many streams at once, after a few that warm up."""
     urls = [gateway.url for gateway in stack.gateways]
     uvloop.run(read_all(urls, len(urls), 5))
-    before, own_s, began = stack.gateways_cpu_s(), time.process_time(), time.monotonic()
-    answers = uvloop.run(read_all(urls, streams, tokens))
-    took_s, own_s = time.monotonic() - began, time.process_time() - own_s
-    used_s = [after - each for after, each in zip(stack.gateways_cpu_s(), before, strict=True)]
+    meter = Meter(stack.cpu_s, streams * tokens)
+    answers = uvloop.run(read_all(urls, streams, tokens, meter.took))
+    rate, cpu_us = meter.result()
     return Run(
         workers=len(stack.workers),
         gateways=len(urls),
         streams=streams,
-        tokens_per_s=streams * tokens / took_s,
-        pace=tokens * STEP_MS / 1000 / took_s,
-        capacity=sum(streams / len(urls) * tokens * STEP_MS / 1000 / each for each in used_s),
-        gateway_ms=1000 * sum(used_s) / (streams * tokens),
-        client_percent=100 * own_s / sum(used_s),
+        tokens_per_s=rate,
+        pace=rate * STEP_MS / 1000 / streams,
+        gateway_us=cpu_us["gateway"],
+        gateway_percent=cpu_us["gateway"] * rate / 10_000 / len(urls),
+        cores=sum(cpu_us.values()) * rate / 1_000_000,
         wrong=sum(not answer.is_whole(tokens) for answer in answers),
     )
 
 
 def compare(rounds: int, slots: int, streams: int, tokens: int) -> Report:
     """One and two of each in turn, so often."""
-    workers, gateways = [], []
+    workers, gateways, alone = [], [], []
     for number in [1, 2] * rounds:
         with running(number, 1, slots) as stack:
-            workers.append(measure(stack, 4 * slots, tokens))
-            _tell(workers[-1])
+            workers.append(_told(measure(stack, 4 * slots, tokens)))
     for number in [1, 2] * rounds:
         with running(2, number, 2 * streams) as stack:
-            gateways.append(measure(stack, number * streams, 2 * tokens))
-            _tell(gateways[-1])
-    return Report(tuple(workers), tuple(gateways))
+            gateways.append(_told(measure(stack, number * streams, 2 * tokens)))
+            if number == 1:
+                alone.append(_told(measure(stack, 2 * streams, 2 * tokens)))
+    return Report(tuple(workers), tuple(gateways), tuple(alone))
 
 
-def _tell(run: Run) -> None:
+def _told(run: Run) -> Run:
     print(run, file=sys.stderr, flush=True)
+    return run
 
 
 def main() -> int:
@@ -191,7 +204,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured")
     parser.add_argument("--slots", type=int, default=16, help="of a worker, where workers are compared")
-    parser.add_argument("--streams", type=int, default=24, help="of a gateway, where gateways are compared")
+    parser.add_argument("--streams", type=int, default=150, help="of a gateway, where gateways are compared")
     parser.add_argument("--tokens", type=int, default=60, help="of each stream; twice as many for gateways")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args()

@@ -27,6 +27,11 @@ def check(folder: Path, expressions: Sequence[str]) -> None:
     _run("check", "rules", str(file))
 
 
+def check_config(file: Path) -> None:
+    """Fail where it, or a file with rules that it names, is none of Prometheus."""
+    _run("check", "config", str(file))
+
+
 def try_alerts(
     rules: Path, folder: Path, series: Mapping[str, str], fires: Mapping[str, Sequence[Mapping[str, str]]]
 ) -> None:

@@ -1,4 +1,4 @@
-"""The Helm chart, rendered by Helm's own code and held against Kubernetes' own schemas."""
+"""The Helm chart, rendered by Helm's own code and held against the schemas of Kubernetes and of KEDA."""
 
 import re
 from typing import Any
@@ -7,6 +7,7 @@ import kubernetes_validate
 import pytest
 import redis
 import yaml
+from cloudcoil.models.keda import v1alpha1 as keda
 from helm_python import Chart, lint
 from redis.exceptions import NoPermissionError
 
@@ -14,7 +15,7 @@ from gateway import settings as gateway_settings
 from gateway.server import GRACE_S
 from shared import catalog
 from shared.keys import Keys
-from shared.settings import rules
+from shared.settings import read, rules
 from tests.services import ROOT
 from tests.valkey import Valkey
 from worker import settings as worker_settings
@@ -40,6 +41,9 @@ LITTLE = {
     "ingress": {"enabled": False},
     "networkPolicy": {"enabled": False},
 }
+STORE = {"files": {"url": "s3://bucket/files"}}
+NO_BATCHES = {"batches": {"enabled": False}}
+ALL = {"default": None, "everything": EVERYTHING, "little": LITTLE, "store": STORE, "no batches": NO_BATCHES}
 
 Manifest = dict[str, Any]
 
@@ -48,10 +52,17 @@ def render(values: Manifest | None = None) -> dict[tuple[str, str], Manifest]:
     """The manifests, by kind and name."""
     with Chart.load(FOLDER) as chart:
         files = chart.render(values, name="my", namespace="corolla")
-    manifests = [each for file in files.values() for each in yaml.safe_load_all(file) if each]
+    told = [file for name, file in files.items() if name.endswith(".yaml")]
+    manifests = [each for file in told for each in yaml.safe_load_all(file) if each]
     found = {(each["kind"], each["metadata"]["name"]): each for each in manifests}
     assert len(found) == len(manifests)
     return found
+
+
+def notes(values: Manifest | None = None) -> str:
+    """What an operator is told after the installation."""
+    with Chart.load(FOLDER) as chart:
+        return str(chart.render(values, name="my", namespace="corolla")["corolla/templates/NOTES.txt"])
 
 
 def pod(manifests: dict[tuple[str, str], Manifest], part: str) -> Manifest:
@@ -67,10 +78,12 @@ def test_helm_finds_nothing_to_complain_about() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("values", [None, EVERYTHING, LITTLE], ids=["default", "everything", "little"])
+@pytest.mark.parametrize("values", ALL.values(), ids=ALL)
 def test_every_manifest_is_valid(values: Manifest | None, version: str) -> None:
     for (kind, _), manifest in render(values).items():
-        if not manifest["apiVersion"].startswith("keda.sh/"):
+        if manifest["apiVersion"] == "keda.sh/v1alpha1":
+            getattr(keda, kind).model_validate(manifest, extra="forbid")
+        else:
             kubernetes_validate.validate(manifest, version, strict=True)
         assert re.fullmatch(r"[a-z0-9-]{1,63}", manifest["metadata"]["name"]), kind
 
@@ -84,6 +97,9 @@ def test_what_there_is() -> None:
     more |= {("Ingress", "my-gateway"), ("ScaledObject", "my-worker"), ("TriggerAuthentication", "my-worker")}
     assert render(LITTLE).keys() == base
     assert render().keys() == base | more
+    assert render(STORE).keys() == (base | more) - files
+    batches = {(kind, "my-batches") for kind in ("Deployment", "PodDisruptionBudget", "NetworkPolicy")}
+    assert render(NO_BATCHES).keys() == (base | more) - files - batches
 
 
 def test_the_catalogue_is_the_one_of_the_values(tmp_path: Any) -> None:
@@ -117,17 +133,35 @@ def test_secrets_are_references() -> None:
 
 
 def test_a_setting_may_be_a_secret() -> None:
-    manifests = render({"gateway": {"secrets": {"COROLLA_KEY_PEPPER": "pepper"}}})
+    manifests = render({"gateway": {"secrets": {"COROLLA_KEY_PEPPER": "my-pepper"}}})
     for part in ("gateway", "batches"):
         (container,) = pod(manifests, part)["containers"]
-        reference = {"secretKeyRef": {"name": "corolla-broker", "key": "pepper"}}
+        reference = {"secretKeyRef": {"name": "corolla-broker", "key": "my-pepper"}}
         assert container["env"][-1] == {"name": "COROLLA_KEY_PEPPER", "valueFrom": reference}
     assert "pepper" not in str(pod(manifests, "worker"))
 
 
+def test_callers_need_keys_unless_that_is_switched_off() -> None:
+    # given what a gateway is started with
+    (container,) = pod(render(), "gateway")["containers"]
+    environ = {each["name"]: each.get("value", "p" * 32) for each in container["env"]}
+    # then
+    assert read(gateway_settings.Settings, environ | {"COROLLA_REDIS_URL": "redis://x"}).needs_keys
+    create = "kubectl exec -n corolla deploy/my-gateway -- python -m deploy.keys create NAME"
+    assert create in notes()
+    off = {"gateway": {"settings": {"COROLLA_AUTH": "off"}}}
+    assert create not in notes(off)
+    assert "everybody who reaches the gateways may call" in notes(off)
+
+
+def test_an_operator_is_told_that_there_are_no_batches() -> None:
+    assert "There are no batches" in notes(NO_BATCHES)
+    assert "There are no batches" not in notes()
+
+
 def test_settings_become_variables() -> None:
     (container,) = pod(render(EVERYTHING), "worker")["containers"]
-    assert container["env"][2:] == [
+    assert container["env"][3:] == [
         {"name": "COROLLA_PEERS", "value": "/ip4/10.1.2.3/tcp/31337/p2p/Qm"},
         {"name": "COROLLA_SLOTS", "value": "16"},
     ]
@@ -140,8 +174,8 @@ def test_batches_are_answered_as_gateways_would() -> None:
     manifests = render(values)
     gateway, batches = (pod(manifests, part)["containers"][0] for part in ("gateway", "batches"))
     assert batches["command"] == ["python", "-m", "gateway.batch_worker"]
-    added = {each["name"]: each["value"] for each in batches["env"][2:]}
-    assert added == {"A": "1", "B": "3", "COROLLA_AUTH": "off", "COROLLA_TRUSTED_PROXIES": "10.0.0.0/8"}
+    added = {each["name"]: each["value"] for each in batches["env"][2:] if "value" in each}
+    assert added == {"A": "1", "B": "3", "COROLLA_AUTH": "on", "COROLLA_TRUSTED_PROXIES": "10.0.0.0/8"}
     assert batches["image"] == gateway["image"]
 
 
@@ -157,9 +191,26 @@ def test_gateways_and_batches_share_files(values: Manifest | None, claim: str) -
         assert manifests["PersistentVolumeClaim", claim]["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_what_a_pod_mounts_it_has() -> None:
+def test_files_may_lie_in_a_store() -> None:
+    manifests = render(STORE)
+    for part in ("gateway", "batches"):
+        (container,) = pod(manifests, part)["containers"]
+        assert {"name": "COROLLA_FILES", "value": "s3://bucket/files"} in container["env"]
+        assert [each["name"] for each in container["volumeMounts"]] == ["catalog", "tmp"]
+    assert "COROLLA_FILES" not in str(pod(manifests, "worker"))
+
+
+def test_gateways_know_that_there_are_no_batches() -> None:
+    (container,) = pod(render(NO_BATCHES), "gateway")["containers"]
+    assert {"name": "COROLLA_BATCH_API", "value": "off"} in container["env"]
+    assert [each["name"] for each in container["volumeMounts"]] == ["catalog", "tmp"]
+    assert "COROLLA_BATCH_API" not in str(pod(render(), "gateway"))
+
+
+@pytest.mark.parametrize("values", [None, STORE], ids=["default", "store"])
+def test_what_a_pod_mounts_it_has(values: Manifest | None) -> None:
     for part in PARTS:
-        spec = pod(render(), part)
+        spec = pod(render(values), part)
         (container,) = spec["containers"]
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
     assert pod(render(EVERYTHING), "worker")["volumes"][-1]["persistentVolumeClaim"] == {"claimName": "models"}
@@ -168,6 +219,13 @@ def test_what_a_pod_mounts_it_has() -> None:
 def test_a_gateway_has_time_to_end_what_it_has_begun() -> None:
     spec = pod(render(), "gateway")
     assert spec["terminationGracePeriodSeconds"] >= GRACE_S + 5 + 5  # what preStop takes, and some more
+
+
+def test_a_gateway_has_disk_for_the_files_that_are_sent_to_it() -> None:
+    (tmp,) = [each for each in pod(render(), "gateway")["volumes"] if each["name"] == "tmp"]
+    assert tmp["emptyDir"] == {"sizeLimit": "2Gi"}  # on disk, where no medium is named
+    largest = int(rules(gateway_settings.Settings)["COROLLA_MAX_FILE_BYTES"].default)
+    assert 20 * largest <= 2 << 30
 
 
 def test_services_budgets_and_policies_select_the_pods() -> None:
@@ -186,11 +244,40 @@ def test_services_budgets_and_policies_select_the_pods() -> None:
         assert {selector["app.kubernetes.io/component"] for selector in selectors} == {part}
 
 
+def test_monitoring_reaches_metrics_and_clients_do_not() -> None:
+    # given the port that gateways and workers have for it
+    manifests = render()
+    for part in ("gateway", "worker"):
+        (container,) = pod(manifests, part)["containers"]
+        assert {"name": "metrics", "containerPort": 9100} in container["ports"]
+        assert {"name": "COROLLA_METRICS_BIND", "value": "0.0.0.0:9100"} in container["env"]
+    # then it is in no service, and policies let nobody but monitoring come there
+    assert manifests["Service", "my-gateway"]["spec"]["ports"] == [{"name": "http", "port": 80, "targetPort": "http"}]
+    namespace = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    monitoring = {"from": [namespace], "ports": [{"port": "metrics"}]}
+    clients = {"from": [{"namespaceSelector": {}}], "ports": [{"port": "http"}]}
+    allowed = {part: manifests["NetworkPolicy", f"my-{part}"]["spec"]["ingress"] for part in PARTS}
+    assert allowed == {"gateway": [clients, monitoring], "batches": [], "worker": [monitoring]}
+
+
 def test_workers_are_scaled_by_all_jobs_that_are_not_finished() -> None:
     (trigger,) = render()["ScaledObject", "my-worker"]["spec"]["triggers"]
     assert trigger["metadata"] == {"listName": Keys().due, "listLength": "24", "enableTLS": "true"}
     assert "replicas" not in render()["Deployment", "my-worker"]["spec"]
     assert render(LITTLE)["Deployment", "my-worker"]["spec"]["replicas"] == 1
+
+
+def test_gateways_are_scaled_by_the_core_that_each_can_use() -> None:
+    (metric,) = render()["HorizontalPodAutoscaler", "my-gateway"]["spec"]["metrics"]
+    assert metric["resource"] == {"name": "cpu", "target": {"type": "AverageValue", "averageValue": "700m"}}
+
+
+def test_neither_gateways_nor_workers_go_too_soon() -> None:
+    manifests = render()
+    gateway = manifests["HorizontalPodAutoscaler", "my-gateway"]["spec"]
+    worker = manifests["ScaledObject", "my-worker"]["spec"]["advanced"]["horizontalPodAutoscalerConfig"]
+    for scaled in (gateway, worker):
+        assert scaled["behavior"]["scaleDown"] == {"stabilizationWindowSeconds": 600}
 
 
 def test_the_scalers_user_may_count_jobs_and_nothing_else(valkey: Valkey) -> None:

@@ -17,7 +17,16 @@ def run(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def bury(valkey: Valkey, job: str) -> None:
     """Leave what the broker leaves of a job that was given up."""
     entry = valkey.client.xadd("{p}:dead", {"job": job}, id="1000-*")
-    fields = {"dead": entry, "model": "m", "priority": "batch", "tenant": "t", "session": "", "last": 3, "claims": 4}
+    fields = {
+        "dead": entry,
+        "model": "m",
+        "priority": "batch",
+        "tenant": "t",
+        "user": "",
+        "session": "",
+        "last": 3,
+        "claims": 4,
+    }
     fields |= {"state": "done", "request": "a secret"}
     for name, value in fields.items():
         valkey.client.hset(f"{{p}}:job:{job}", name, value)

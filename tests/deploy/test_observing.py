@@ -99,6 +99,17 @@ def test_prometheus_can_read_all_queries(tmp_path: Path) -> None:
     promtool.check(tmp_path, [*sent, *ALERTS.values()])
 
 
+@pytest.mark.parametrize("key", ["scrape_configs", "alerting"])
+def test_prometheus_can_read_its_configuration(tmp_path: Path, key: str) -> None:
+    # As it is, and with what the guide says of Kubernetes, and of an Alertmanager.
+    promtool.check_config(ROOT / "deploy/prometheus/prometheus.yml")
+    (told,) = re.findall(rf"^    {key}:\n(?:     .*\n)+", GUIDE, re.MULTILINE)
+    file = tmp_path / "prometheus.yml"
+    # Debian's knows nothing of Kubernetes.
+    file.write_text(told.replace("kubernetes_sd_configs: [{role: pod}]", "static_configs: []"))
+    promtool.check_config(file)
+
+
 def test_alerts_that_fire_are_seen_on_the_dashboard() -> None:
     first = DASHBOARD["panels"][0]
     assert [target["expr"] for target in first["targets"]] == [

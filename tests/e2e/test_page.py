@@ -4,8 +4,10 @@ The model's most likely words do not change, so an answer that was disturbed mus
 """
 
 import contextlib
+import json
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,6 +15,8 @@ from playwright.async_api import Browser, expect
 
 from tests.browser import ChatPage, chat_page, chromium
 from tests.e2e.conftest import Stack
+from tests.page.hostile import HOSTILE, assert_harmless, foreign_requests
+from tests.page.looks import check
 from tests.services import Worker
 from tests.waiting import until_async
 
@@ -169,6 +173,39 @@ async def test_offline_and_online_again(page: ChatPage, demo: Stack) -> None:
         await page.shows(page.notice, "You are offline. The answer goes on when you are back.")
     await page.page.context.set_offline(False)
     assert await ended(page) == text
+
+
+async def test_hostile_markdown_does_no_harm(page: ChatPage, tmp_path: Path) -> None:
+    """The demo model writes none, but a file that somebody made may hold it. Of a question nothing is rendered."""
+    foreign = foreign_requests(page)
+    # given
+    messages = [{"role": role, "text": HOSTILE} for role in ("user", "assistant")]
+    hostile = {"title": "Hostile", "model": "", "system": "", "note": "", "params": {}, "messages": messages}
+    file = tmp_path / "chats.json"
+    file.write_text(json.dumps({"format": "corolla-chats", "version": 1, "chats": [hostile]}))
+    await page.page.locator("#file").set_input_files(file)
+    # when
+    await page.chats.get_by_role("link", name="Hostile").click()
+    # then
+    await assert_harmless(page)
+    # when
+    question = f'<img src="https://evil.example/" onerror="window.harmed = 11"> {QUESTION}'
+    await page.button("New chat").click()
+    await page.ask(question)
+    await page.is_idle(30)
+    # then
+    await expect(page.messages.first.locator(".text")).to_have_text(question)
+    assert await page.page.evaluate("window.harmed") is None
+    assert foreign == []
+
+
+@pytest.mark.parametrize("width", [320, 1440])
+async def test_it_looks_well_on_a_phone_and_a_desk(page: ChatPage, width: int) -> None:
+    await page.page.emulate_media(reduced_motion="reduce")
+    await page.page.set_viewport_size({"width": width, "height": 800})
+    await page.ask(QUESTION)
+    await page.is_idle(30)
+    await check(page, "live", width)
 
 
 async def test_another_model_is_chosen_while_one_writes(page: ChatPage, demo: Stack) -> None:

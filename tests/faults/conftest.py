@@ -99,6 +99,16 @@ class Stack:
                 found.setdefault(str(owner, "ascii"), set()).add(job)
         return found
 
+    def given_to(self, name: str) -> set[str]:
+        """Jobs that the worker of that name was given by the broker and has not ended, those that it has not begun
+        included."""
+        client: Any = self.valkey.client
+        found: set[str] = set()
+        for stream in client.scan_iter("{p}:ready:*"):
+            for row in client.xpending_range(stream, "workers", "-", "+", 1000, name):
+                found |= {str(fields[b"job"], "ascii") for _, fields in client.xrange(stream, *2 * [row["message_id"]])}
+        return found
+
     def jobs(self) -> int:
         """Jobs that the broker knows, finished ones included."""
         return sum(1 for _ in self.valkey.client.scan_iter("{p}:job:*"))

@@ -54,7 +54,8 @@ async def _kill_one_that_works(stack: Stack, dice: random.Random) -> tuple[float
     victim = dice.choice([worker for worker in stack.workers if owned[worker.registered]])
     moment = time.monotonic()
     await asyncio.to_thread(victim.kill)
-    hit = stack.owned()[victim.registered]  # what it had claimed meanwhile included
+    # What it had claimed meanwhile included, and what was on its way to it.
+    hit = stack.owned()[victim.registered] | stack.given_to(victim.registered)
     await asyncio.to_thread(victim.start)
     return moment, hit
 

@@ -300,7 +300,9 @@ SCENES: Mapping[str, Callable[[Stage], Awaitable[Operation]]] = {
     for name, scene in list(globals().items())
     if name.startswith("_") and asyncio.iscoroutinefunction(scene)
 }
-SCRIPTS = sorted(path.stem for path in Path(lua.__file__).parent.glob("scripts/*.lua") if path.stem != "prelude")
+SCRIPTS = sorted(
+    path.stem for path in Path(lua.__file__).parent.glob("scripts/*.lua") if path.stem not in ("log", "prelude")
+)
 # What the second answer is where it is not the first one. A job whose claim nobody heard of goes on when its lease
 # ends.
 SECOND: Mapping[str, Any] = {

@@ -1,12 +1,14 @@
 """API keys at a gateway: who may call what, and whose jobs, sessions, files and batches are whose."""
 
+import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from gateway.settings import Settings
@@ -113,11 +115,33 @@ async def test_an_answer_with_a_key(guarded: Served, keys: ApiKeys, player: Play
     assert openai.json()["choices"][0]["text"] == " a"
 
 
-async def test_a_broker_that_is_away_is_not_a_wrong_key(serve: Serve) -> None:
+NO_KEY = "0" * 16 + "." + "0" * 32
+
+
+async def test_a_broker_that_is_away_is_not_a_wrong_key(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.guard.BRIEF_S", 0.2)
     async with serve(auth="on", key_pepper=PEPPER, redis_url="redis://127.0.0.1:1/0") as gateway:
-        answer = await gateway.client.get("/v1/models", headers=bearer("0" * 16 + "." + "0" * 32))
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
-    assert answer.json()["error"]["message"] == BrokerUnavailable().message
+        openai = await gateway.client.get("/v1/models", headers=bearer(NO_KEY))
+        petals = await gateway.client.post(GENERATE, data=FIELDS, headers=bearer(NO_KEY))
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(gateway.ws_url, additional_headers=bearer(NO_KEY))
+    text = BrokerUnavailable().message
+    socket = refused.value.response
+    assert [openai.status_code, petals.status_code, socket.status_code] == [503] * 3
+    assert [answer.headers["retry-after"] for answer in (openai, petals, socket)] == ["2"] * 3
+    assert openai.json()["error"]["message"] == text
+    assert openai.json()["error"]["code"] == "broker_unavailable"
+    assert petals.json() == {"ok": False, "traceback": f"ConnectionError: {text}"}
+    assert json.loads(socket.body) == petals.json()
+    assert len(socket.headers["x-request-id"]) == 32
+
+
+async def test_a_broker_that_is_away_for_a_moment_is_waited_for(guarded: Served, keys: ApiKeys, valkey: Valkey) -> None:
+    headers = bearer(await keys.create("ann", ("generate",)))
+    valkey.stop()
+    asking = asyncio.create_task(guarded.client.get("/v1/models", headers=headers))
+    await asyncio.to_thread(valkey.start)
+    assert (await asking).status_code == 200
 
 
 async def test_a_websocket_needs_a_key(guarded: Served, keys: ApiKeys) -> None:
@@ -126,6 +150,28 @@ async def test_a_websocket_needs_a_key(guarded: Served, keys: ApiKeys) -> None:
     assert refused.value.response.status_code == 403
     async with dialogue(guarded, await keys.create("ann", ("generate",))) as socket:
         assert (await socket.open(max_length=9))["ok"]
+
+
+async def test_a_revoked_key_gets_no_further_answer_on_an_open_websocket(
+    guarded: Served, keys: ApiKeys, player: Player
+) -> None:
+    key = await keys.create("ann", ("generate",))
+    asking = {"type": "generate", "inputs": "hi", "max_new_tokens": 1, "stop_sequence": "###"}
+    async with dialogue(guarded, key) as socket:
+        await socket.open(max_length=99)
+        # given an answer that is under way when the key is revoked
+        await socket.send(asking)
+        performance = await player.take()
+        assert await keys.revoke(key[:16])
+        await performance.finish("###")
+        assert (await socket.receive())["outputs"] == "###"
+        # then it was the last one
+        await socket.send(asking)
+        refused = await socket.receive()
+        with pytest.raises(ConnectionClosed):
+            await socket.receive()
+    assert refused == {"ok": False, "traceback": "PermissionError: This API key does not count, or not any more"}
+    assert not await player.is_offered_more()
 
 
 async def test_a_page_gives_its_key_as_a_subprotocol(guarded: Served, keys: ApiKeys) -> None:

@@ -2,20 +2,22 @@
 
 import asyncio
 import contextlib
+import tracemalloc
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
-from gateway.hub import FEED_BYTES, Feed, Hub, JobGone
+from gateway.hub import FEED_BYTES, PAGE_ENTRIES, Feed, Hub, JobGone
 from gateway.transcript import Transcript
 from shared.broker import Broker
 from shared.errors import Code, CorollaError
 from shared.keys import Timing
-from shared.messages import FinishReason, JobFinished, JobRequest, LogEntry, Token
-from shared.records import Bounds, Position, Submission
+from shared.messages import FinishReason, JobFinished, JobRequest, LogEntry, Token, decode_entry, encode
+from shared.records import Attached, Bounds, Position, Submission
 from shared.sampling import SamplingParams
 from tests.gateway.conftest import MODEL
-from tests.gateway.player import Performance, Player, token
+from tests.gateway.player import Performance, Player, token, weighed
 from tests.valkey import Valkey
 from tests.waiting import until_async
 
@@ -143,6 +145,63 @@ async def test_a_slow_reader_holds_a_bounded_part_and_misses_nothing(
         await hub.check([JOB])
         assert feed.held_bytes < FEED_BYTES + 2000
         assert await read(feed, 600) == words
+
+
+async def test_a_slow_reader_reads_each_part_of_the_log_once(
+    broker: Broker, hub: Hub, performance: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed, worker = performance
+    words = [f"{number} " + "x" * 1000 for number in range(600)]
+    for word in words:
+        await worker.say(word)
+    told: list[int] = []
+    attach = broker.attach
+
+    async def counted(*asked: Any) -> Attached | None:
+        attached = await attach(*asked)
+        told.append(len(attached.entries) if attached else 0)
+        return attached
+
+    monkeypatch.setattr(broker, "attach", counted)
+    await hub.check([JOB])
+    assert await read(feed, 600) == words
+    assert await feed.take(PATIENCE_S) is None
+    assert told == [PAGE_ENTRIES] * 4 + [600 - 4 * PAGE_ENTRIES]
+
+
+@pytest.mark.parametrize("ending", [False, True])
+async def test_a_log_of_exactly_one_page(hub: Hub, performance: Scene, ending: bool) -> None:
+    feed, worker = performance
+    words = [str(number) for number in range(PAGE_ENTRIES)]
+    for word in words[:-1]:
+        await worker.say(word)
+    await (worker.finish if ending else worker.say)(words[-1])
+    feed.stale()
+    assert await read(feed, PAGE_ENTRIES) == words
+    if not ending:
+        assert await feed.take(PATIENCE_S) is None
+        await worker.finish("end")
+        await hub.check([JOB])
+        last = await feed.take(PATIENCE_S)
+        assert last is not None
+        assert (last.tokens, last.last) == ((token("end"),), PAGE_ENTRIES + 2)
+
+
+@pytest.mark.parametrize("others", [0, 5, 20])
+async def test_what_waits_for_a_reader_weighs_what_it_takes(hub: Hub, others: int) -> None:
+    top = [(f"o{number}", -1.0 - number) for number in range(others)]
+    tokens = [weighed(f"t{number}", -0.5, *top) if others else token(f"t{number}") for number in range(1000)]
+    stored = [encode((each,)) for each in tokens]
+    feed = hub.open(JOB)
+    tracemalloc.start()
+    try:
+        for number, raw in enumerate(stored, start=1):
+            feed.push(decode_entry(number, raw, b""))
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert 0.8 * taken < feed.held_bytes < 1.25 * taken
+    assert taken < 1.25 * FEED_BYTES
 
 
 async def test_an_ending_that_was_missed(hub: Hub, performance: Scene) -> None:

@@ -133,6 +133,7 @@ async def test_a_request_that_a_stopping_server_cuts_off() -> None:
     answer = await request("GET", "/stopped")
     assert answer.status_code == 503
     assert answer.json()["traceback"] == "RuntimeError: The server is being restarted, please try again later"
+    assert answer.headers["retry-after"] == "2"
 
 
 async def test_an_unforeseen_error_closes_a_socket() -> None:

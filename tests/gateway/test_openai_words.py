@@ -10,6 +10,7 @@ from shared.records import Busy
 STATUSES = {
     Code.INVALID: 400,
     Code.TOO_LONG: 400,
+    Code.REVOKED: 401,
     Code.MODEL_NOT_PUBLIC: 403,
     Code.MODEL_NOT_FOUND: 404,
     Code.SESSION_NOT_FOUND: 404,
@@ -25,7 +26,7 @@ STATUSES = {
     Code.TOO_MANY_SESSIONS: 503,
     Code.DEADLINE: 504,
 }
-HOPELESS = {400, 403, 404, 504}
+HOPELESS = {400, 401, 403, 404, 504}
 
 
 @pytest.mark.parametrize("code", Code)

@@ -74,8 +74,10 @@ async def test_other_files_are_not_served(catalog: Catalog, path: str) -> None:
     assert (await get(catalog, f"/web/{assets.load().version}/{path}")).status_code == 404
 
 
-async def test_another_version_is_not_served(catalog: Catalog) -> None:
-    assert (await get(catalog, "/web/0123456789abcdef/app.js")).status_code == 404
+async def test_for_another_version_this_one_does_once(catalog: Catalog) -> None:
+    found = await get(catalog, "/web/0123456789abcdef/app.js")
+    assert (found.status_code, found.content) == (200, (WEB / "app.js").read_bytes())
+    assert found.headers["cache-control"] == "no-store"
 
 
 async def test_without_its_packages_the_page_says_what_to_do(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -275,12 +275,22 @@ async def test_sessions_are_bounded_in_number_and_length(serve: Serve) -> None:
         long = (await gateway.client.get(url, params={"max_length": 2049})).json()
         secret = (await gateway.client.get(url, params={"model": "corolla/adapter"})).json()
         first = (await gateway.client.get(url)).json()
-        second = (await gateway.client.get(url)).json()
+        second = await gateway.client.get(url)
     assert long["traceback"] == f"ValueError: `max_length` must be at most 2048 for {MODEL}, but is 2049"
     assert secret["traceback"].startswith("ValueError: We do not provide public API for")
     assert first["ok"] is True
     text = "ValueError: Too many opened inference sessions (max 1), please come back later"
-    assert second == {"ok": False, "traceback": text}
+    assert second.json() == {"ok": False, "traceback": text}
+    assert (second.status_code, second.headers["retry-after"]) == (503, "2")
+
+
+async def test_a_broker_that_is_away_means_waiting(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.petals_http.BRIEF_S", 0.2)
+    async with serve(redis_url="redis://127.0.0.1:1/0") as gateway:
+        answer = await gateway.client.get("/api/v1/open_inference_session")
+    text = "ConnectionError: The message broker does not answer, please try again later"
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert answer.json() == {"ok": False, "traceback": text}
 
 
 async def test_a_session_keeps_its_model(gateway: Served) -> None:

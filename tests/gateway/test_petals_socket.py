@@ -215,6 +215,30 @@ async def test_resume_after_an_unforeseen_error_of_the_gateway(
         assert (await socket.receive())["stop"] is True
 
 
+async def test_a_turn_that_the_broker_forgot_is_told(serve: Serve, player: Player, valkey: Valkey) -> None:
+    async with serve() as one, serve() as two, player.playing("x", "###"):
+        # given a dialogue over two gateways
+        async with dialogue(one.ws_url) as socket:
+            session = (await socket.open(max_length=64, resumable=True))["session_id"]
+            message = {"type": "generate", **STREAM, "job_id": "cd" * 16}
+            await socket.send(message)
+            assert "".join([reply["outputs"] async for reply in socket.replies()]) == "x###"
+            # also where a frame comes twice, which is one turn
+            await socket.send(message)
+            assert "".join([reply["outputs"] async for reply in socket.replies()]) == "x###"
+            assert await socket.text(**STREAM) == "x###"
+            socket.socket.transport.abort()
+        async with dialogue(two.ws_url) as socket:
+            await socket.send({"type": "resume", "session_id": session})
+            assert (await socket.receive())["session_id"] == session
+            assert await socket.text(**STREAM) == "x###"
+            # when the broker loses the last turn
+            valkey.client.hincrby(f"{{p}}:session:{session}", "ended", -1)
+            # then the client is told
+            await socket.send({"type": "generate", **STREAM})
+            assert await socket.receive() == {"ok": False, "traceback": "RuntimeError: " + INTERRUPTED.message}
+
+
 async def test_resume_after_an_attempt_that_the_broker_was_not_there_for(
     gateway: Served, player: Player, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:

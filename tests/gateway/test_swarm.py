@@ -6,6 +6,7 @@ import time
 import pytest
 
 from shared.broker import Broker
+from shared.errors import BrokerUnavailable
 from shared.heart import Heart
 from shared.reports import Coverage, Report
 from tests.gateway.conftest import MODEL, TIMING, Serve, Served
@@ -105,6 +106,23 @@ async def test_without_the_broker(serve: Serve) -> None:
     async with serve(redis_url="redis://127.0.0.1:1/0") as gateway:
         answer = await gateway.client.get("/api/v1/status")
     assert (answer.status_code, answer.json()) == (503, {"ok": False, "missing": ["broker"]})
+
+
+async def test_a_broker_that_is_away_is_not_waited_for_by_every_reader(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def overview(self: Broker, models: object) -> None:
+        asked.append(models)
+        raise BrokerUnavailable
+
+    monkeypatch.setattr(Broker, "overview", overview)
+    monkeypatch.setattr("gateway.swarm.FRESH_S", 60.0)
+    async with serve() as gateway:
+        answers = [await gateway.client.get("/api/v1/status") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert len(asked) == 1
 
 
 async def test_many_readers_ask_the_broker_once(

@@ -152,6 +152,16 @@ async def test_settings_of_a_chat(page: ChatPage, player: Player) -> None:
     await page.is_idle()
 
 
+async def test_settings_say_what_does_nothing(page: ChatPage) -> None:
+    words = "While the most likely word is chosen, temperature, top p, top k and seed change nothing."
+    await page.button("Settings of this chat").click()
+    await expect(page.page.locator("#greedy")).to_have_text("")
+    await page.page.get_by_label("Always the most likely word").check()
+    await expect(page.page.locator("#greedy")).to_have_text(words)
+    await page.page.get_by_label("Sample: varied").check()
+    await expect(page.page.locator("#greedy")).to_have_text("")
+
+
 async def test_models_by_family_with_card_and_licence(page: ChatPage) -> None:
     choice = page.page.get_by_label("Model", exact=True)
     groups = await choice.evaluate(

@@ -58,6 +58,36 @@ async def test_rename_delete_and_undo(page: ChatPage, player: Player) -> None:
     assert (await page.kept())[0]["title"] == "Greetings"
 
 
+async def test_a_question_that_was_not_sent_waits_in_its_chat(page: ChatPage, player: Player) -> None:
+    await chat(page, player, "one", "Yes.")
+    await page.question.fill("half a question")
+    await page.button("New chat").click()
+    await expect(page.question).to_have_value("")
+    await page.question.fill("another")
+    await page.chats.get_by_role("link").click()
+    await expect(page.question).to_have_value("half a question")
+    await page.button("New chat").click()
+    await expect(page.question).to_have_value("another")
+    # and is not there again once it was sent
+    async with player.playing(" Yes.", "###"):
+        await page.question.press("Enter")
+        await page.is_idle()
+    await page.button("New chat").click()
+    await expect(page.question).to_have_value("")
+
+
+async def test_a_new_name_or_setting_does_not_move_a_chat(page: ChatPage, player: Player) -> None:
+    await chat(page, player, "one", "Yes.")
+    await chat(page, player, "two", "Yes.")
+    await page.chats.last.get_by_role("link").click()
+    await page.set(temperature="0.5")
+    await page.chats.last.hover()
+    await page.button("Rename one").click()
+    await page.page.get_by_label("Title").fill("uno")
+    await page.page.get_by_label("Title").press("Enter")
+    await expect(page.chats).to_have_text(["two", "uno"])
+
+
 async def test_a_chat_that_was_deleted_in_mid_answer_can_be_gone_on_with(page: ChatPage, player: Player) -> None:
     # given
     await page.ask("hi")
@@ -81,7 +111,7 @@ async def test_a_chat_that_was_deleted_in_mid_answer_can_be_gone_on_with(page: C
 
 async def test_a_browser_without_room_is_told_of_once(page: ChatPage, player: Player) -> None:
     await page.page.evaluate(
-        "IDBObjectStore.prototype.put = () => { throw new DOMException('full', 'QuotaExceededError') }"
+        "() => { IDBObjectStore.prototype.put = () => { throw new DOMException('full', 'QuotaExceededError') } }"
     )
     async with player.playing(" Yes.", "###"):
         await page.ask("hi")
@@ -127,8 +157,13 @@ async def test_two_chats_write_at_the_same_time(page: ChatPage, player: Player) 
     await second.say(" two")
     # then
     await expect(page.answer).to_have_text("two")
+    marks = page.chats.locator(".mark")
+    assert await marks.evaluate_all("all => all.map(each => each.title)") == ["Is being written"] * 2
     await first.finish(" more###", reason=FinishReason.STOP)
     await second.finish(" as well###", reason=FinishReason.STOP)
     await expect(page.answer).to_have_text("two as well")
+    await expect(marks).to_have_count(1)
+    await expect(marks).to_have_attribute("aria-label", "Has a new answer")
     await page.chats.get_by_text("first").click()
     await expect(page.answer).to_have_text("one more")
+    await expect(marks).to_have_count(0)

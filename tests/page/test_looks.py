@@ -1,9 +1,5 @@
 """How the pages look, on a phone and a desk, light and dark: axe finds nothing, and pictures are kept."""
 
-import contextlib
-from collections.abc import AsyncIterator
-from typing import Literal
-
 import pytest
 from playwright.async_api import Browser
 
@@ -11,16 +7,12 @@ from shared.errors import Code
 from shared.heart import Heart
 from shared.messages import JobFailed
 from shared.reports import Coverage, Report
-from tests.browser import ChatPage, chat_page
 from tests.gateway.conftest import MODEL, TIMING, Served
 from tests.gateway.player import Player
-from tests.page.axe import violations
-from tests.services import ROOT
+from tests.page.looks import check, looking
 from tests.valkey import Valkey
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
-
-PICTURES = ROOT / "var" / "pictures"
 
 ANSWER = """ Here is **how** it works, with `code` in a line and a [link](https://example.com/card).
 
@@ -50,32 +42,12 @@ $$
 $$
 """
 
-THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-
 
 @pytest.fixture(params=[320, 1440])
 def width(request: pytest.FixtureRequest) -> int:
     """Of the window, in pixels."""
     found: int = request.param
     return found
-
-
-@contextlib.asynccontextmanager
-async def looking(browser: Browser, width: int) -> AsyncIterator[ChatPage]:
-    """A page of that width, which stands still."""
-    async with chat_page(browser, viewport={"width": width, "height": 800}, reduced_motion="reduce") as page:
-        yield page
-
-
-async def check(page: ChatPage, name: str, width: int) -> None:
-    """Keep pictures; nothing may be wider than the window, and axe may find nothing, light or dark."""
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    for theme in THEMES:
-        await page.page.emulate_media(color_scheme=theme)
-        await page.page.screenshot(path=PICTURES / f"{name}-{width}-{theme}.png")
-        # themes differ in nothing but colours
-        assert await violations(page.page, *(["color-contrast"] if theme == "dark" else [])) == []
-    assert await page.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
 async def test_the_chat(browser: Browser, gateway: Served, player: Player, width: int) -> None:

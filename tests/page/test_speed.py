@@ -52,6 +52,9 @@ MIXED = (
 )
 ONE_BLOCK = PARAGRAPH.replace("`", "")
 CODE = "value = compute(1, 'text')  # a comment\n"
+ROW = "| Block 12 | server-one | 1,200 | some **words** and `code` |\n"
+POINT = "   - a point with *stress* and `code` in it\n"
+FORMULA = "x_{1} + y^2 \\\\\n"
 
 # How long each animation frame takes, from its beginning until everything is laid out and painted.
 WATCH = """() => {
@@ -71,8 +74,15 @@ WATCH = """() => {
 
 @pytest.mark.parametrize(
     ("opening", "pattern"),
-    [(" ", MIXED), (" ", ONE_BLOCK), (" ```python\n", CODE)],
-    ids=["mixed", "one paragraph", "code"],
+    [
+        (" ", MIXED),
+        (" ", ONE_BLOCK),
+        (" ```python\n", CODE),
+        (" | a | b | c | d |\n|---|---|---|---|\n", ROW),
+        (" 1. One item\n", POINT),
+        (" $$\n", FORMULA),
+    ],
+    ids=["mixed", "one paragraph", "code", "table", "nested list", "formula"],
 )
 async def test_a_very_long_answer_grows_without_jank(
     page: ChatPage, player: Player, record_property: Recorder, opening: str, pattern: str

@@ -1,44 +1,14 @@
 """What models write: markdown, code, formulas, what would do harm, other directions, and copies of it."""
 
 import pytest
-from playwright.async_api import Request, expect
+from playwright.async_api import expect
 
 from shared.messages import FinishReason
 from tests.browser import ChatPage
 from tests.gateway.player import Player
+from tests.page.hostile import HOSTILE, assert_harmless, foreign_requests
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
-
-HOSTILE = """ <script>window.harmed = 1</script>
-
-<img src="https://evil.example/a.png" onerror="window.harmed = 2">
-
-![picture](https://evil.example/b.png) and [a link](javascript:window.harmed=3)
-<a href="javascript:window.harmed=4">x</a>
-
-[data](data:text/html,<script>window.harmed=5</script>) [good](https://example.com/)
-
-<svg onload="window.harmed=6"><style>* { display: none }</style></svg> <iframe src="https://evil.example/"></iframe>
-
-<form action="https://evil.example/"><input name="q"><button>Send</button></form> <b onclick="window.harmed=7">bold</b>
-
-`<script>window.harmed=8</script>`
-
-```html
-<img src=x onerror="window.harmed = 9">
-```
-
-| <img src=y onerror=window.harmed=10> | b |
-|---|---|
-| [c](vbscript:d) | ![e](//evil.example/f.png) |
-"""
-
-
-# The only drawings and buttons in a text are the page's own, for copying code.
-FORBIDDEN = (
-    "script, img, style, iframe, form, object, embed, input:not([type=checkbox]), [style], [onclick], [onerror],"
-    " :not(figcaption) > button, :not(button) > svg"
-)
 
 
 async def answered(page: ChatPage, player: Player, text: str, question: str = "hi") -> None:
@@ -50,25 +20,11 @@ async def answered(page: ChatPage, player: Player, text: str, question: str = "h
 
 
 async def test_nothing_that_a_model_writes_does_harm(page: ChatPage, player: Player) -> None:
-    # given
-    foreign: list[str] = []
-
-    def hear(request: Request) -> None:
-        if "evil.example" in request.url:
-            foreign.append(request.url)
-
-    page.page.on("request", hear)
-    # when
+    foreign = foreign_requests(page)
     await answered(page, player, HOSTILE, question=HOSTILE)
     # then it is shown, also after a reload
     for _ in range(2):
-        await page.shows(page.answer, "<script>window.harmed = 1</script>")
-        text = page.page.locator(".assistant .text")
-        assert await text.locator(FORBIDDEN).count() == 0
-        hrefs = await text.locator("a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
-        assert set(hrefs) <= {None, "https://example.com/", "https://evil.example/b.png"}
-        await page.shows(text.locator("figure.code"), '<img src=x onerror="window.harmed = 9">')
-        assert await page.page.evaluate("window.harmed") is None
+        await assert_harmless(page)
         assert foreign == []
         await page.reload()
 
@@ -162,7 +118,7 @@ async def test_each_paragraph_has_its_own_direction(page: ChatPage, player: Play
 
 
 async def test_code_and_formulas_go_from_left_to_right(page: ChatPage, player: Player) -> None:
-    await answered(page, player, " مرحبا `a - b` و $x - y$ بكم\n\n$$\nx - y\n$$\n\nשלום", question="مرحبا")
+    await answered(page, player, " مرحبا `a - b` و $x - y$ بكم\n\n$$\nx - y\n$$", question="مرحبا")
     found = await page.page.evaluate(
         "Array.from(document.querySelectorAll('.text :is(code, pre)'), getComputedStyle)"
         ".map(style => [style.direction, style.unicodeBidi])"

@@ -134,6 +134,8 @@ async def test_a_long_dialogue_grows_its_session_and_then_offers_a_new_one(page:
     await page.shows(page.notice, "This chat is as long as the model can remember.")
     await page.button("New chat with a summary").click()
     await expect(page.messages).to_have_count(0)
+    await page.page.get_by_text("What the model is told of the chat before").click()
+    await page.shows(page.page.locator("#note p"), "Human: hi Assistant: Well, well")
     await page.ask("and then?")
     answer = await player.take()
     summary = "Summary of the conversation so far: Human: hi Assistant: Well, well"
@@ -257,6 +259,15 @@ async def test_an_expired_session_is_made_again(page: ChatPage, player: Player, 
     assert str(second.claim.request.prompt).endswith("Human: hi###Assistant: Hello.###Human: more###Assistant:")
     await second.finish(" Yes.###", reason=FinishReason.STOP)
     await expect(page.answer).to_have_text("Yes.")
+
+
+async def test_a_browser_that_is_too_old_is_told_so(browser: Browser, gateway: Served) -> None:
+    async with chat_page(browser) as page:
+        await page.page.add_init_script("delete Map.groupBy")
+        await page.page.route("**/app.js", lambda route: route.abort())  # which it could not read
+        await page.page.goto(gateway.url)
+        await page.shows(page.notice, "This browser is too old for this page")
+        page.complaints.found.clear()
 
 
 async def test_a_gateway_that_does_not_answer_from_the_beginning(browser: Browser, gateway: Served) -> None:

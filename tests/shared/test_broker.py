@@ -433,16 +433,18 @@ async def test_detach_ends_only_what_nobody_else_follows(broker: Broker, valkey:
     assert valkey.client.hget("{p}:job:j1", "unfollowed") == b"1"
     await broker.positions("g2", ["j1"])
     assert valkey.client.hget("{p}:job:j1", "unfollowed") is None
-    assert valkey.client.zscore("{p}:due", "j1") > _clock_ms(valkey) + 250
+    assert _due_in_ms(valkey, "j1") > 250
     # when it leaves for good
     await broker.detach("j1", "g2")
-    assert valkey.client.zscore("{p}:due", "j1") <= _clock_ms(valkey) + 200
+    assert _due_in_ms(valkey, "j1") <= 200
     assert await finished(broker, "j1") == LogEntry(1, (), INTERRUPTED)
 
 
-def _clock_ms(valkey: Valkey) -> float:
+def _due_in_ms(valkey: Valkey, name: str) -> float:
     seconds, micros = valkey.client.time()
-    return float(seconds * 1000 + micros / 1000)
+    due = valkey.client.zscore("{p}:due", name)
+    assert due is not None
+    return due - seconds * 1000 - micros / 1000
 
 
 async def test_bounds(broker: Broker, valkey: Valkey) -> None:
@@ -726,7 +728,7 @@ async def test_a_job_is_not_given_up_because_the_broker_was_away(broker: Broker,
     await broker.positions("g1", ["j1"])
     await broker.sweep()
     assert valkey.client.hmget("{p}:job:j1", "state", "unfollowed") == [b"waiting", None]
-    assert valkey.client.zscore("{p}:due", "j1") > _clock_ms(valkey) + 200
+    assert _due_in_ms(valkey, "j1") > 200
 
 
 async def test_a_session_over_two_workers(broker: Broker, valkey: Valkey) -> None:
@@ -750,6 +752,25 @@ async def test_a_session_over_two_workers(broker: Broker, valkey: Valkey) -> Non
     await submit(broker, job("j3", session="s1"))
     assert valkey.client.xlen("{p}:worker:w2:jobs") == 1
     assert (await claim_one(broker, OTHER)).session == SessionSnapshot("s1", 64, [5, 70_000], 1)
+
+
+async def test_a_session_that_lost_a_turn_does_not_go_on_as_if_nothing_was(broker: Broker, valkey: Valkey) -> None:
+    # given a session with two turns, one of which was cancelled in line
+    await broker.open_session("s1", MODEL, 64, 60_000, 9)
+    await submit(broker, job("j1", "s1"))
+    claim = await claim_one(broker)
+    await submit(broker, job("j2", "s1"))
+    await broker.cancel("j2")
+    await append(broker, claim, 1, (A,), DONE)
+    assert await broker.session("s1") == SessionInfo("s1", MODEL, 64, 2)
+    # when the broker has lost what its client saw
+    valkey.client.hincrby("{p}:session:s1", "ended", -1)
+    # then the client is told, and another one, who has not seen it, goes on
+    with pytest.raises(CorollaError, match="cannot go on exactly") as refused:
+        await broker.submit(dataclasses.replace(job("j3", "s1"), turns=2), Bounds())
+    assert refused.value.code is Code.DISCONTINUITY
+    assert valkey.client.exists("{p}:job:j3") == 0
+    await submit(broker, dataclasses.replace(job("j3", "s1"), turns=1))
 
 
 async def test_calls_of_a_session_take_turns(broker: Broker, valkey: Valkey) -> None:

@@ -147,13 +147,13 @@ def _is_busy(valkey: Valkey) -> bool:
 )
 def test_what_a_broker_says_that_can_do_nothing_now(words: str) -> None:
     with pytest.raises(BrokerUnavailable), link.translated():
-        raise BaseParser.parse_error(words)
+        raise BaseParser.parse_error(words)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("words", ["ERR unknown command", "NOPERM no permissions", "WRONGTYPE of value", "BUSYGROUP"])
 def test_what_a_broker_says_of_a_mistake_is_told_as_it_is(words: str) -> None:
     with pytest.raises(redis.ResponseError), link.translated():
-        raise BaseParser.parse_error(words)
+        raise BaseParser.parse_error(words)  # type: ignore[no-untyped-call]
 
 
 async def test_sentinels_that_are_all_away_are_unavailable() -> None:

@@ -76,6 +76,20 @@ resources: {{ toYaml (index (index . 0).Values (index . 1)).resources | nindent 
       key: {{ index $root.Values.broker (printf "%sKey" $kind) }}
 - name: COROLLA_CATALOG
   value: /etc/corolla/catalog.toml
+{{- if ne $part "batches" }}
+# The port named metrics, where monitoring comes and clients do not.
+- name: COROLLA_METRICS_BIND
+  value: 0.0.0.0:9100
+{{- end }}
+{{- if eq $kind "gateway" }}
+{{- if not $root.Values.batches.enabled }}
+- name: COROLLA_BATCH_API
+  value: "off"
+{{- else if $root.Values.files.url }}
+- name: COROLLA_FILES
+  value: {{ $root.Values.files.url | quote }}
+{{- end }}
+{{- end }}
 {{- range $name, $value := merge (dict) (index $root.Values $part).settings (index $root.Values $kind).settings }}
 - name: {{ $name }}
   value: {{ $value | quote }}
@@ -87,7 +101,12 @@ resources: {{ toYaml (index (index . 0).Values (index . 1)).resources | nindent 
 {{- end }}
 {{- end }}
 
-{{/* The files of batches, as a volume of the pods that write or read them. */}}
+{{/* Whether there is a volume for the files of batches: empty where not. */}}
+{{- define "corolla.keepsFiles" -}}
+{{- if and .Values.batches.enabled (not .Values.files.url) }}yes{{ end -}}
+{{- end }}
+
+{{/* That volume, of the pods that write or read them. */}}
 {{- define "corolla.files" -}}
 name: files
 persistentVolumeClaim: {claimName: {{ .Values.files.claim | default (include "corolla.name" (list . "files")) }}}
