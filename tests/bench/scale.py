@@ -3,8 +3,8 @@
 Workers: more streams than two workers have slots for; the tokens per second are those of the slots.
 
 Gateways: each is asked for more streams than it can carry, and the tokens count that come to clients. A gateway fills
-one core, and all processes share those of this machine; so each gateway is slowed down to a share of a core, as a machine
-with two cores would have no room for two gateways that are full.
+one core, and all processes share those of this machine; so each gateway is slowed down to a share of a core, as two
+cores would have no room for two gateways that are full.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """A process that has a share of a core only, so that a machine with few cores has room for several that are full.
 
-`python -m tests.bench.slowed PID SHARE` stops it (SIGSTOP) for the rest of every period, as long as it lives. That is a
-process of its own because a thread of a busy one would be late.
+`python -m tests.bench.slowed PID SHARE` stops it (SIGSTOP) whenever it has used more CPU time than that, and lets it go
+on when that is made up for, as long as it lives. This is no thread, because one of a busy process would be late.
 """
 
 import contextlib
@@ -12,7 +12,11 @@ import sys
 import time
 from collections.abc import Iterator
 
-PERIOD_S = 0.02
+from tests.bench.cpu import clock_s
+
+LOOK_S = 0.005
+# CPU time that it may save up while it has nothing to do, or does not get a core.
+SAVED_S = 0.05
 
 
 @contextlib.contextmanager
@@ -30,19 +34,14 @@ def slowed(pid: int, share: float) -> Iterator[None]:
 def main() -> None:
     """Does not return while the process lives."""
     pid, share = int(sys.argv[1]), float(sys.argv[2])
-    due = time.monotonic()
+    at, used_s, saved_s = time.monotonic(), clock_s(pid), 0.0
     with contextlib.suppress(ProcessLookupError):
         while True:
-            os.kill(pid, signal.SIGCONT)
-            _rest(due + share * PERIOD_S)
-            os.kill(pid, signal.SIGSTOP)
-            # Not sooner than that after a period that began late, or it would have more than its share.
-            due = max(due + PERIOD_S, time.monotonic() + (1 - share) * PERIOD_S)
-            _rest(due)
-
-
-def _rest(until: float) -> None:
-    time.sleep(max(until - time.monotonic(), 0))
+            time.sleep(LOOK_S)
+            past, spent_s = at, used_s
+            at, used_s = time.monotonic(), clock_s(pid)
+            saved_s = min(saved_s + share * (at - past) - (used_s - spent_s), SAVED_S)
+            os.kill(pid, signal.SIGCONT if saved_s > 0 else signal.SIGSTOP)
 
 
 if __name__ == "__main__":
