@@ -120,12 +120,16 @@ class _Conversation:
 
     async def _perform_all(self) -> None:
         """Perform actions in order until one closes the socket."""
-        while not isinstance(action := await self._actions.get(), Close):
+        while not isinstance(action := await self._actions.get(), Close) or self._is_early(action):
             try:
                 await self._perform(action)
             except CorollaError as error:
                 await self._pass_on(self._dialogue.failed(error))
         await self._websocket.close(action.code)
+
+    def _is_early(self, action: Close) -> bool:
+        """Whether a gateway that stops has yet to answer what had waited in line; then its turn comes after that."""
+        return action.code == RESTART and self._dialogue.busy
 
     async def _perform_rest(self) -> None:
         """After a flood: tell the client, without doing what else is in line."""
@@ -140,6 +144,8 @@ class _Conversation:
         match action:
             case Send():
                 await self._send(action)
+            case Close():
+                self._actions.put_nowait(action)
             case Open(session, model, max_length):
                 idle_ms = (settings.session_idle_s + SESSION_MARGIN_S) * 1000
                 asked = (session, model, max_length, idle_ms, settings.max_sessions, self._caller.account)
