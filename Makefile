@@ -40,8 +40,12 @@ bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.scale
 	$(BIN)/python -m tests.bench.cost
 
+# What stands beside tests/faults has a fault in it as well: see tests/faults/README.md.
+FAULTS := tests/faults tests/e2e/test_clients.py tests/e2e/test_sentinels.py tests/deploy/test_stack.py
+
 faults: $(INSTALLED)
-	COROLLA_FAULTS=full $(BIN)/python -m pytest tests/faults
+	COROLLA_FAULTS=full $(BIN)/python -m pytest $(FAULTS)
+	$(BIN)/python -m tests.bench.idle
 
 soak: $(INSTALLED)
 	COROLLA_FAULTS=full $(BIN)/python -m tests.faults.soak --minutes $(MINUTES)

@@ -13,7 +13,7 @@ from shared.errors import Code, CorollaError
 MAX_FIELDS = 100
 # A request must have come within this time of the connection, or of its first byte where others came before it on the
 # same connection; one with a file has time by its size: see openai_files.py.
-REQUEST_TIMEOUT_S = 15.0
+REQUEST_TIMEOUT_S = 14.0
 # Where the server keeps the time in an ASGI scope by which that is: its loop's own.
 DUE = "corolla.due"
 # A client that is still sending may not hear an answer before it is done. So a body that is too large is read on and

@@ -27,7 +27,7 @@ from shared.errors import Code, CorollaError, InvalidField
 EVERYBODY = "-"
 CHUNK = 1 << 18
 # An upload may take this long, and a second more for each so many bytes of it that have come.
-UPLOAD_TIMEOUT_S = 30.0
+UPLOAD_TIMEOUT_S = 14.0
 UPLOAD_BYTES_PER_S = 16 << 10
 MAX_NAME_CHARS = 200
 # What a form has besides its file: other fields, and the lines between them.

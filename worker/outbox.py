@@ -1,24 +1,55 @@
 """Events on their way to the broker: in order, none lost, those of all jobs together.
 
-Every token of a running job stays here until its end, so that whatever the broker lost is sent again.
+The newest tokens of a running job stay here when the broker has them, so that what it loses is sent again: the end of
+its file, or what a replica that takes over had not got yet. A job of which it lost more than that is left to others.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable
 
 import structlog
 
 from shared.broker import Broker
 from shared.errors import BrokerUnavailable
-from shared.messages import Ending, Token
+from shared.messages import Ending, Token, decode_entry, encode
 from shared.records import Append, Appended, Claim, SessionCommit
 from worker.metrics import Metrics
 
 MAX_UNSENT = 64  # tokens of one job that may wait for the broker
+# Of one job's tokens that the broker has; some seconds of any answer, and all of most.
+MAX_SENT_BYTES = 768 << 10
+WEIGHT_BYTES = 48  # of a token that is kept, besides what it is encoded as
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
 
 _log = structlog.get_logger()
+
+
+class _Sent:
+    """The newest of some tokens, encoded: as objects they weigh up to ten times as much."""
+
+    def __init__(self, tokens: Iterable[Token]) -> None:
+        self._tokens: deque[bytes] = deque()
+        self._bytes = 0
+        for token in tokens:
+            self.add(token)
+
+    def add(self, token: Token) -> None:
+        """Keep it, and as many before it as there is room for."""
+        raw = encode((token,))
+        self._tokens.append(raw)
+        self._bytes += len(raw) + WEIGHT_BYTES
+        while self._bytes > MAX_SENT_BYTES:
+            self._bytes -= len(self._tokens.popleft()) + WEIGHT_BYTES
+
+    def take(self, count: int) -> list[Token] | None:
+        """The last ones, which are kept no longer; None where there are not so many."""
+        if count > len(self._tokens):
+            return None
+        taken = [self._tokens.pop() for _ in range(count)]
+        self._bytes -= sum(len(raw) + WEIGHT_BYTES for raw in taken)
+        return [decode_entry(0, raw, b"").tokens[0] for raw in reversed(taken)]
 
 
 class Outbox:
@@ -31,7 +62,9 @@ class Outbox:
         self.job, self.epoch = claim.job, claim.epoch
         self.cancelled = False
         self.lost = False
-        self._tokens = list(claim.log)
+        self._sent = _Sent(claim.log)
+        self._tokens: deque[Token] = deque()  # that the broker does not have
+        self._count = len(claim.log)  # of all tokens
         self._ending: Ending | None = None
         self._commit: SessionCommit | None = None
         self._last = len(claim.log)  # seq of the last event that the broker has
@@ -41,6 +74,7 @@ class Outbox:
     def push(self, token: Token) -> None:
         """Add a token. What is added before the caller awaits anything travels together."""
         self._tokens.append(token)
+        self._count += 1
         self._courier.collect(self)
 
     def finish(self, ending: Ending, commit: SessionCommit | None) -> None:
@@ -68,14 +102,13 @@ class Outbox:
 
     @property
     def _unsent(self) -> int:
-        return len(self._tokens) + (self._ending is not None) - self._last
+        return self._count + (self._ending is not None) - self._last
 
     def pending(self) -> Append | None:
         """What the broker does not have yet."""
         if self.lost or not self._unsent:
             return None
-        tokens = tuple(self._tokens[self._last :])
-        return Append(self.job, self.epoch, self._last + 1, tokens, self._ending, self._commit)
+        return Append(self.job, self.epoch, self._last + 1, tuple(self._tokens), self._ending, self._commit)
 
     def answered(self, answer: Appended) -> None:
         """The broker's word on what was pending."""
@@ -85,10 +118,24 @@ class Outbox:
             self._courier.metrics.lost_leases.inc()
             self.lose()
             return
-        self._last = answer.last  # less than before where the broker lost the end of the log
+        if not self._move(answer.last):
+            _log.warning("lease_lost", job=self.job, epoch=self.epoch, why="log lost")
+            self._courier.metrics.lost_leases.inc()
+            self.lose()
+            return
         self._moved.set()
         if self._unsent:
             self._courier.collect(self)
+
+    def _move(self, last: int) -> bool:
+        """The broker has the events up to this seq: less than before where it lost the end of the log. False where it
+        lost more than can be sent again."""
+        before, self._last = self._count - len(self._tokens), last
+        for _ in range(min(last, self._count) - before):
+            self._sent.add(self._tokens.popleft())
+        lost = self._sent.take(max(before - last, 0))
+        self._tokens.extendleft(reversed(lost or ()))
+        return lost is not None
 
 
 class Courier:

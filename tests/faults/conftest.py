@@ -173,25 +173,28 @@ async def running_stack(
     slots: int = 32,
     lease_s: float = LEASE_S,
     oddities: Sequence[str] = (),
+    proxied: bool = True,
     **settings: str | int | float,
 ) -> AsyncIterator[Stack]:
     """All of it, ready, with these settings of the gateways; in the end nothing may be left in the broker.
 
-    oddities: arguments of tests.faults.odd_worker for each worker, where they are to be such.
+    oddities: arguments of tests.faults.odd_worker for each worker, where they are to be such. proxied: links may be
+    spoiled; those that are not cost this process nothing, which has other things to do in tests of load.
     """
     valkey = Valkey(folder)
     valkey.start()
     catalog, files = folder / "catalog.toml", str(folder / "files")
     catalog.write_text(CATALOG.format(step_ms=step_ms))
     async with Proxy(valkey.port) as proxy:
+        url = proxy.url if proxied else valkey.url
         stack = Stack(
             valkey,
             proxy,
-            [Gateway(folder / f"gateway-{n}.log", proxy.url, catalog, files, **settings) for n in range(gateways)],
+            [Gateway(folder / f"gateway-{n}.log", url, catalog, files, **settings) for n in range(gateways)],
             [
                 Worker(
                     folder / f"worker-{n}.log",
-                    proxy.url,
+                    url,
                     catalog,
                     slots=slots,
                     lease_ms=int(1000 * lease_s),

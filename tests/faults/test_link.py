@@ -9,7 +9,7 @@ import pytest
 
 from shared import lua
 from tests.dialogue import dialogue
-from tests.faults.conftest import BUSY, FULL, Stack, Tell
+from tests.faults.conftest import BUSY, FULL, Stack, Tell, full_only
 from tests.faults.proxy import Loss
 from tests.faults.reader import quantile, read_all, reading, spread
 from tests.waiting import until_async
@@ -110,12 +110,13 @@ async def test_the_reply_to_every_operation_is_lost(stack: Stack) -> None:
         await until_async(lambda: stack.proxy.lost == set(names), 20)
 
 
+@full_only
 async def test_any_reply_to_a_gateway_or_worker_is_lost(stack: Stack, tell: Tell) -> None:
     """Whichever it is of two short answers, each of which comes whole and once."""
     lost = 0
-    for number in range(1, 60 if FULL else 9):
+    for number in range(1, 60):
         stack.proxy.lose(Loss(number, after=number % 3))
         await read_all(stack.readers(2, 12, first=100 * number))
         lost += stack.proxy.replies >= number
     tell(f"{lost} replies lost")
-    assert lost >= (30 if FULL else 5)
+    assert lost >= 30

@@ -24,7 +24,7 @@ POISON = 666
 TRAP = 667
 HOUR_S = 3600
 # Longer than a silence and what is read beside it.
-DEADLINE_S = int(LEASE_S) + 8
+DEADLINE_S = int(LEASE_S) + 6
 
 
 async def _restart_often(stack: Stack, deaths: list[int | None]) -> None:

@@ -25,6 +25,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1500)]
 KILLED = 8 if FULL else 2
 KILLS = 200 if FULL else 2
 STOPS = 50 if FULL else 1
+# Long enough for its parts, and short enough for fifty of them.
+SHORT_LEASE_S = 2.0
 
 
 @contextlib.asynccontextmanager
@@ -99,16 +101,17 @@ async def _stop_one_that_works(stack: Stack, dice: random.Random) -> None:
     victim = dice.choice([worker for worker in stack.workers if owned[worker.registered]])
     before = lost_leases(victim)
     with stack.stopped([victim]):
-        await asyncio.sleep(LEASE_S * dice.uniform(1.5, 3 if FULL else 1.6))
+        await asyncio.sleep(SHORT_LEASE_S * dice.uniform(1.5, 3 if FULL else 1.6))
     await until_async(lambda: lost_leases(victim) > before)
 
 
-async def test_workers_are_stopped_and_wake_up_again(stack: Stack, dice: random.Random) -> None:
+async def test_workers_are_stopped_and_wake_up_again(tmp_path: Path, dice: random.Random) -> None:
     """Nobody hears what a worker says whose lease was lost meanwhile."""
-    for number in range(STOPS):
-        async with reading(stack.readers(8, 250, first=100 * number + 1)):
-            await asyncio.sleep(dice.uniform(0, 1))
-            await _stop_one_that_works(stack, dice)
+    async with running_stack(tmp_path, lease_s=SHORT_LEASE_S) as stack:
+        for number in range(STOPS):
+            async with reading(stack.readers(8, 250, first=100 * number + 1)):
+                await asyncio.sleep(dice.uniform(0, 1))
+                await _stop_one_that_works(stack, dice)
 
 
 async def test_a_hundred_clients_go_on_at_another_gateway(tmp_path: Path, tell: Tell) -> None:
@@ -158,11 +161,11 @@ async def _answers_that_cannot_move(stack: Stack, gateway: Gateway, tokens: int)
 async def test_services_are_told_to_leave_under_load(stack: Stack, tell: Tell) -> None:
     """SIGTERM: out within 30 s, sockets closed with 1012, no answer lost and no attempt counted. What can go on at
     another gateway does; all else is answered first."""
-    readers = stack.readers(20, 400)
+    readers = stack.readers(20, 400 if FULL else 300)
     async with reading(readers, position=20):
         for worker, gateway in zip(stack.workers, stack.gateways, strict=True):
             await _leave_and_come_back(worker)
-            async with _answers_that_cannot_move(stack, gateway, 100):
+            async with _answers_that_cannot_move(stack, gateway, 100 if FULL else 50):
                 await _leave_and_come_back(gateway)
     assert {code for reader in readers for code in reader.codes} == {1012}
     longest = max(reader.silence_s for reader in readers)

@@ -451,7 +451,7 @@ def test_any_order_of_operations(valkey: Valkey) -> None:
     run_state_machine_as_test(
         OnThisServer,
         settings=settings(
-            max_examples=500 if FULL else 60,
+            max_examples=500 if FULL else 40,
             stateful_step_count=60 if FULL else 40,
             deadline=None,
             database=None,
