@@ -1,15 +1,16 @@
-"""Bounds on how long a WebSocket waits for a client that takes nothing."""
+"""A WebSocket's end: where its client takes nothing, or sends what is none of the protocol."""
 
 import asyncio
 from asyncio.transports import BaseTransport
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 
 from gateway.progress import Progress
 
 
 class BoundedSockets(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, which waits for ever."""
+    """uvicorn's WebSocket protocol, which waits for ever, and calls it a mistake to answer whom it has just left."""
 
     def connection_made(self, transport: BaseTransport) -> None:
         """A handshake has come."""
@@ -20,6 +21,15 @@ class BoundedSockets(WebSocketsSansIOProtocol):
         """The client is gone."""
         self._progress.rest()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Frames, or parts of them."""
+        try:
+            super().data_received(data)
+        except InvalidState:
+            # Text that was no UTF-8, and a close right behind it: that has been answered already.
+            self.disconnected = True
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """More waits to be sent than is good."""
@@ -39,6 +49,12 @@ class BoundedSockets(WebSocketsSansIOProtocol):
             self.schedule_ping()
         else:
             super().keepalive_timeout()
+            self.disconnected = True
+
+    def handle_parser_exception(self) -> None:
+        """What came is none of the protocol."""
+        super().handle_parser_exception()
+        self.disconnected = True
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         """The dialogue is over; what was said last may still wait."""
