@@ -1,4 +1,4 @@
-"""Bounds on a request's head: a client must send it in time, and it must be of sensible size."""
+"""Bounds on a request's head, which must be sent in time and of sensible size, and on who takes no answer."""
 
 import asyncio
 from http import HTTPStatus
@@ -8,6 +8,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway.bodies import DUE, REQUEST_TIMEOUT_S
+from gateway.progress import Progress
 
 HEAD_TIMEOUT_S = 10.0
 MAX_HEAD_BYTES = 64 << 10
@@ -35,16 +36,32 @@ class BoundedHeads(HttpToolsProtocol):
         """A client may send a head."""
         super().connection_made(transport)
         self._connected_at = self.loop.time()
+        self._progress = Progress(transport, self.loop)
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._stop_timer()
+        self._progress.rest()
         super().connection_lost(exc)
         if self._answered and self._is_answering():
             # uvicorn tells only the last request that came, which may be another one.
             self._answered.disconnected = True
             self._answered.message_event.set()
+
+    def pause_writing(self) -> None:
+        """More waits to be sent than is good."""
+        super().pause_writing()
+        self._progress.watch()
+
+    def resume_writing(self) -> None:
+        """The client took it."""
+        self._progress.rest()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """No further request came."""
+        self._close()
 
     def data_received(self, data: bytes) -> None:
         """A part of a head or a body."""
@@ -95,6 +112,7 @@ class BoundedHeads(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """The head is that of a WebSocket, which has bounds of its own, and no body."""
         self._stop_timer()
+        self._progress.rest()
         if self._is_answering():
             self._refuse(HTTPStatus.BAD_REQUEST, "")
             return
@@ -118,13 +136,13 @@ class BoundedHeads(HttpToolsProtocol):
             head = f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: text/plain; charset=utf-8\r\n"
             head += f"content-length: {len(text)}\r\nconnection: close\r\n\r\n"
             self.transport.write((head + text).encode())
-        self.transport.close()
+        self._close()
 
     def _pass_on(self, refusal: bytes) -> None:
         """Answer with what the WebSocket's protocol would say of a handshake, or in our words where it says nothing."""
         if refusal:
             self.transport.write(refusal)
-            self.transport.close()
+            self._close()
         else:
             self._refuse(HTTPStatus.BAD_REQUEST, "This is no WebSocket handshake.")
 
@@ -134,19 +152,26 @@ class BoundedHeads(HttpToolsProtocol):
     def _expect(self) -> None:
         """Begin to wait for what is to come, unless that waits for an answer."""
         self._stop_timer()
-        if self._is_answering() or self.transport.is_closing():
+        if self._is_answering():
             return
-        if self._part == "body":
+        if self.transport.is_closing():
+            self._progress.watch()
+        elif self._part == "body":
             self._waste_bytes = 0
             self._timer = self.loop.call_later(WASTE_TIMEOUT_S, self._close_where_slow)
         else:
-            self._timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
+            self._timer = self.loop.call_later(HEAD_TIMEOUT_S, self._close)
 
     def _close_where_slow(self) -> None:
         if self._waste_bytes < MIN_WASTE_BYTES:
-            self.transport.close()
+            self._close()
         else:
             self._expect()
+
+    def _close(self) -> None:
+        """Close once the client has taken what waits for it, as long as it does."""
+        self._progress.watch()
+        self.transport.close()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

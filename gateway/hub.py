@@ -19,8 +19,8 @@ from shared.errors import BrokerUnavailable, CorollaError
 from shared.messages import LogEntry, Token
 from shared.records import Attached, Gap, Position, Published, Unreadable
 
-# Live events that may wait for one reader.
-FEED_BYTES = 256 << 10
+# Live events that may wait for one reader, whose connection holds another 64 KiB in what it is sent.
+FEED_BYTES = 192 << 10
 # What they weigh in memory: an entry, each of its tokens besides the text, and each probability that comes with one.
 ENTRY_BYTES = 112
 TOKEN_BYTES = 128

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.errors import plain_failure
 from gateway.metrics import Metrics
 from gateway.openai_words import failure_event, failure_for
+from shared.api_keys import without_secrets
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 PREFLIGHT_AGE_S = 600
@@ -110,7 +111,7 @@ class _Exchange:
     """One request on its way through."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        given = Headers(scope=scope).get("x-request-id", "")
+        given = without_secrets(Headers(scope=scope).get("x-request-id", ""))
         self.id = given if re.fullmatch(r"[\w.-]{1,128}", given, re.ASCII) else secrets.token_hex(16)
         self.status = 0
         self._streams = False  # an event stream was begun, and not ended

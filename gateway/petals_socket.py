@@ -19,8 +19,6 @@ from gateway.petals_ws import Action, Cancel, Close, Dialogue, Follow, Open, Rej
 from shared.errors import Code, CorollaError
 from shared.messages import JobRequest
 
-# A client that takes nothing for this long is gone.
-SEND_TIMEOUT_S = 30.0
 # The close code of a client that is done (RFC 6455, 7.4.1); after any other one a resumable client may come back.
 GOODBYE = 1000
 # The close code of a server that comes back, or others in its stead (registered with IANA for RFC 6455).
@@ -122,12 +120,16 @@ class _Conversation:
 
     async def _perform_all(self) -> None:
         """Perform actions in order until one closes the socket."""
-        while not isinstance(action := await self._actions.get(), Close):
+        while not isinstance(action := await self._actions.get(), Close) or self._is_early(action):
             try:
                 await self._perform(action)
             except CorollaError as error:
                 await self._pass_on(self._dialogue.failed(error))
         await self._websocket.close(action.code)
+
+    def _is_early(self, action: Close) -> bool:
+        """Whether a gateway that stops has yet to answer what had waited in line; then its turn comes after that."""
+        return action.code == RESTART and self._dialogue.busy
 
     async def _perform_rest(self) -> None:
         """After a flood: tell the client, without doing what else is in line."""
@@ -142,6 +144,8 @@ class _Conversation:
         match action:
             case Send():
                 await self._send(action)
+            case Close():
+                self._actions.put_nowait(action)
             case Open(session, model, max_length):
                 idle_ms = (settings.session_idle_s + SESSION_MARGIN_S) * 1000
                 asked = (session, model, max_length, idle_ms, settings.max_sessions, self._caller.account)
@@ -203,9 +207,8 @@ class _Conversation:
 
     async def _send(self, action: Send) -> None:
         try:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                await self._websocket.send_text(action.frame)
-        except (TimeoutError, WebSocketDisconnect):
+            await self._websocket.send_text(action.frame)
+        except WebSocketDisconnect:
             self._vanished = True
             raise WebSocketDisconnect(1006) from None
 

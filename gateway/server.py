@@ -11,12 +11,16 @@ from starlette.applications import Starlette
 from gateway.drain import Drain
 from gateway.heads import BoundedHeads
 from gateway.settings import Settings
+from gateway.sockets import BoundedSockets
 
 # How long answers under way may take after the word to stop; how long what was cut off then may take to end.
 GRACE_S = 25
 END_S = 2
 # How long connections are accepted that are there already.
 ACCEPT_S = 0.1
+# What may wait for a client outside of this process, half of what the kernel then allows: enough for a token stream to
+# anywhere, and little enough for the memory that many slow readers take.
+SEND_BUFFER_BYTES = 64 << 10
 # Messages above the limit are read, up to so many times the limit, to answer them in words; larger ones are cut off
 # with close code 1009.
 FRAME_MARGIN = 4
@@ -60,7 +64,7 @@ def server(app: Starlette, settings: Settings) -> Server:
         app,
         loop="uvloop",
         http=BoundedHeads,
-        ws="websockets-sansio",
+        ws=BoundedSockets,
         ws_max_size=FRAME_MARGIN * settings.max_frame_bytes,
         ws_ping_interval=settings.ping_s,
         ws_ping_timeout=settings.ping_s,
@@ -79,7 +83,9 @@ def server(app: Starlette, settings: Settings) -> Server:
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
+    listener = socket.create_server((host, port), family=family, backlog=2048)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # connections inherit it
+    return listener
 
 
 def _foreseen(record: logging.LogRecord) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -14,8 +14,6 @@ from shared.errors import CorollaError
 # An error may still have its own status as long as nothing was sent; but proxies want to hear something in time.
 COMMIT_S = 5.0
 PING_S = 10.0
-# A client that takes nothing for this long is gone.
-SEND_TIMEOUT_S = 30.0
 # One line break: after two, the official client takes it for an event.
 PING = b": ping\n"
 HEADERS = [
@@ -66,15 +64,11 @@ class _Writer:
         self._send = send
 
     async def write(self, chunk: bytes) -> None:
-        """Send it, the headers before the first one. Raises ClientDisconnect where the client takes nothing."""
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                if not self.begun:
-                    self.begun = True
-                    await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except TimeoutError:
-            raise ClientDisconnect from None
+        """Send it, the headers before the first one."""
+        if not self.begun:
+            self.begun = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def end(self) -> None:
         """The stream is complete."""

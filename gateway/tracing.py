@@ -5,6 +5,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared import traces
+from shared.api_keys import without_secrets
 
 # Asked every few seconds, and of no use to anybody.
 UNTRACED = ("/health/", "/metrics")
@@ -23,7 +24,7 @@ class Tracing:
             await self._app(scope, receive, send)
             return
         method = scope.get("method", "WEBSOCKET")
-        fields = {"http.request.method": method, "url.path": scope["path"]}
+        fields = {"http.request.method": method, "url.path": without_secrets(scope["path"])}
         parent = Headers(scope=scope).get("traceparent", "")
         with traces.span(method, "SERVER", fields, parent, current=True) as span:
 

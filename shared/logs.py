@@ -1,6 +1,7 @@
 """Logs: JSON lines on stderr, one event a line; those of libraries too.
 
-An exception is logged as its type and the places it passed, without its text: that may hold what clients sent.
+An exception is logged as its type and the places it passed, without its text: that may hold what clients sent. What
+looks like an API key is cut to its id, as some put theirs where they do not belong, such as a path or a name.
 """
 
 import logging
@@ -11,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 
 import structlog
+
+from shared.api_keys import without_secrets
 
 MAX_PLACES = 30
 
@@ -25,6 +28,7 @@ def configure(level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     rendered: list[structlog.typing.Processor] = [
+        _hide_keys,
         structlog.processors.ExceptionRenderer(_places),
         structlog.processors.JSONRenderer(),
     ]
@@ -56,6 +60,13 @@ def _places(exc_info: structlog.typing.ExcInfo) -> list[str]:
         places += [type(error).__name__, *(f"{Path(each.filename).name}:{each.lineno} {each.name}" for each in frames)]
         error = error.__cause__ or error.__context__
     return places
+
+
+def _hide_keys(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = without_secrets(value)
+    return event
 
 
 def _first_line(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

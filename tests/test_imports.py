@@ -15,10 +15,13 @@ FILES = sorted(file.relative_to(ROOT) for package in PACKAGES for file in (ROOT 
 
 MODELS = ("torch", "transformers", "tokenizers", "petals", "hivemind")
 WEB = ("starlette", "uvicorn")
+# What runs code that is in the data it reads, or may crash at it.
+PICKLES = ("pickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "shelve", "torch.load")
 LOOPS = ("asyncio", "anyio", "threading", "socket", "redis")
 
 # Files whose path matches → modules that they must not import. A module counts with everything below it.
 FORBIDDEN = {
+    r"": PICKLES,
     r"shared/": ("gateway", "worker", "deploy", "tests", *MODELS, *WEB),
     r"gateway/": ("worker", "deploy", "tests", *MODELS),
     r"worker/": ("gateway", "deploy", "tests", *WEB),
@@ -36,7 +39,7 @@ ALLOWED = {("deploy/swarm.py", "worker.petals_compat")}
 
 
 def imports(file: Path) -> Iterator[str]:
-    """Modules that a file imports, anywhere in it, with full names."""
+    """Modules that a file imports, and what it takes of torch, anywhere in it, with full names."""
     for node in ast.walk(ast.parse((ROOT / file).read_text())):
         match node:
             case ast.Import():
@@ -46,6 +49,8 @@ def imports(file: Path) -> Iterator[str]:
                 yield from (f"{module}.{alias.name}" for alias in node.names)
             case ast.ImportFrom():
                 yield ".relative"
+            case ast.Attribute(value=ast.Name(id="torch"), attr=attribute):
+                yield f"torch.{attribute}"
 
 
 def violations(file: Path) -> set[str]:

@@ -23,7 +23,6 @@ export class Sidebar {
     this.#search = element.querySelector("#search");
     this.#acts = acts;
     this.#search.oninput = () => this.#draw();
-    this.#list.onclick = (event) => event.target.closest("a") && this.close();
     opener.onclick = () => this.#open();
     element.querySelector("#close-sidebar").onclick = () => this.close();
   }

@@ -14,10 +14,11 @@ def cpu_s(pid: int) -> float:
     By the kernel's clock of each process (clock_getcpuclockid(3)), which counts nanoseconds; /proc counts hundredths.
     """
     below = psutil.Process(pid).children(recursive=True)
-    return sum(_clock_s(each) for each in (pid, *(process.pid for process in below)))
+    return sum(clock_s(each) for each in (pid, *(process.pid for process in below)))
 
 
-def _clock_s(pid: int) -> float:
+def clock_s(pid: int) -> float:
+    """User and system seconds that one process has used so far; 0 where it has ended."""
     clock = ctypes.c_int()
     if _libc.clock_getcpuclockid(pid, ctypes.byref(clock)):
         return 0.0  # it has just ended

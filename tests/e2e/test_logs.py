@@ -1,6 +1,7 @@
 """What is in no log, whatever clients send and whatever goes wrong: prompts, answers, keys, tracebacks."""
 
 import asyncio
+import contextlib
 import json
 import re
 import secrets
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
+from websockets.typing import Subprotocol
 
 from tests.e2e.conftest import ORACLES
 from tests.services import ROOT, BatchWorker, Gateway, Service, Worker
@@ -106,6 +108,21 @@ async def talk(gateway: Gateway, key: str) -> None:
                 pass
 
 
+async def misplace(gateway: Gateway, client: httpx.AsyncClient, key: str) -> None:
+    """The key in every place where one may put it, the right one for pages among them."""
+    offered = [Subprotocol("corolla"), Subprotocol(f"key.{key}")]
+    async with connect(gateway.ws_url, subprotocols=offered) as socket:
+        await socket.send(json.dumps({"type": "open_inference_session", "max_length": 99}))
+        assert json.loads(await socket.recv())["ok"] is True
+    for url in (f"{gateway.ws_url}?key={key}", f"{gateway.ws_url}/{key}"):
+        with contextlib.suppress(WebSocketException):
+            await connect(url, subprotocols=[Subprotocol(key)])
+    for path in (f"/v1/models/{key}", f"/v1/jobs/{key}", f"/{key}", f"/v1/models?api_key={key}"):
+        await client.get(path)
+        await client.get(path, headers={"authorization": f"Basic {key}", "x-request-id": key, "origin": key})
+    await client.post("/v1/completions", json={"prompt": "hi", "user": key, key: key, "model": key, "max_tokens": 1})
+
+
 async def batch(client: httpx.AsyncClient) -> None:
     """A batch of one good and one wrong request."""
     bodies = [{"prompt": CANARY, "max_tokens": TOKENS, "seed": SEED}, {"prompt": CANARY, "n": CANARY}]
@@ -132,6 +149,7 @@ async def test_no_prompt_key_or_traceback_is_in_a_log(
         # when clients do what they like
         await call_all(client)
         await talk(gateway, key)
+        await misplace(gateway, client, key)
         await batch(client)
         # and a worker and the broker break in mid-answer
         fields = {"inputs": CANARY, "max_new_tokens": 100, "seed": SEED}

@@ -466,6 +466,31 @@ async def test_an_answer_that_cannot_be_resumed_is_finished_before_the_gateway_s
     assert await closed(it) == 1012
 
 
+async def test_answers_that_wait_in_line_are_given_before_the_gateway_stops(serve: Serve, player: Player) -> None:
+    # given three messages, of which the first is being answered
+    async with serve() as gateway:
+        it, idle = Dialogue(await connect(gateway.ws_url)), Dialogue(await connect(gateway.ws_url))
+        await it.open(max_length=64)
+        for _ in range(3):
+            await it.send({"type": "generate", **STREAM})
+        performance = await player.take()
+        # and a socket that was heard of later
+        await idle.open(max_length=64)
+
+        # when the gateway is told to stop
+        async def finish_once_it_stops() -> list[str]:
+            assert await closed(idle) == 1012
+            await performance.finish("a")
+            for text in ("b", "c"):
+                await (await player.take()).finish(text)
+            return [(await it.receive())["outputs"] for _ in range(3)]
+
+        finishing = asyncio.create_task(finish_once_it_stops())
+    # then each is answered
+    assert await finishing == ["a", "b", "c"]
+    assert await closed(it) == 1012
+
+
 async def test_the_gateway_is_told_to_stop(serve: Serve, player: Player, valkey: Valkey) -> None:
     async with serve() as gateway:
         socket = await connect(gateway.ws_url)

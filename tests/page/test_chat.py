@@ -97,8 +97,9 @@ async def test_regenerate_and_undo(page: ChatPage, player: Player) -> None:
     async with player.playing(" third", "###"):
         await page.button("Regenerate").click()
         await page.is_idle()
+        await expect(page.button("Undo")).to_be_visible()
         await page.ask("more")
-        await expect(page.button("Undo")).to_have_count(0)
+        assert await page.button("Undo").count() == 0
         await page.is_idle()
 
 

@@ -92,6 +92,10 @@ async def test_the_focus_is_never_lost(page: ChatPage, player: Player) -> None:
         await keys.press("Enter")
         await page.is_idle()
         await expect(page.question).to_be_focused()
+        # undo
+        await page.button("Undo").focus()
+        await keys.press("Enter")
+        await expect(page.question).to_be_focused()
         # edit, and think better of it
         await page.button("Edit").focus()
         await keys.press("Enter")
@@ -119,6 +123,32 @@ async def test_the_focus_is_never_lost(page: ChatPage, player: Player) -> None:
         await keys.press("Enter")
         await page.shows(page.answer, "Yes.")
         await expect(focus).to_have_count(1)
+
+
+async def test_the_end_is_followed_until_somebody_scrolls_up(page: ChatPage, player: Player) -> None:
+    # given a long answer
+    await page.ask("hi")
+    answer = await player.take()
+    await answer.say(*[f" {number}\n\n" for number in range(99)])
+    await page.shows(page.answer, "98")
+    end = "({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight"
+    scroller = page.page.get_by_role("region", name="Messages")
+    await expect(page.button("To the end")).to_be_hidden()
+    assert await scroller.evaluate(end) < 2
+    # when somebody scrolls up a little
+    await scroller.evaluate("scroller => scroller.scrollBy(0, -40)")
+    await expect(page.button("To the end")).to_be_visible()
+    await answer.say(" more\n\n")
+    await page.shows(page.answer, "more")
+    # then the view stays, until they want the end again; and the focus is not lost with the button
+    assert await scroller.evaluate(end) >= 40
+    await page.button("To the end").focus()
+    await page.page.keyboard.press("Enter")
+    await expect(scroller).to_be_focused()
+    await expect(page.button("To the end")).to_be_hidden()
+    assert await scroller.evaluate(end) < 2
+    await answer.finish("###", reason=FinishReason.STOP)
+    await page.is_idle()
 
 
 async def test_an_answer_is_read_out_by_sentences(page: ChatPage, player: Player) -> None:
@@ -161,6 +191,18 @@ async def test_what_happens_to_an_answer_is_read_out_once(page: ChatPage, player
         "The connection is back.",
         "one Stopped.",
     ]
+    # and what is gone on with is read out from where it was, whatever was read in other chats
+    await page.button("New chat").click()
+    async with player.playing(" A longer answer.", "###"):
+        await page.ask("and now")
+        await page.is_idle()
+    assert (await heard(page, 4))[3:] == ["A longer answer."]
+    await page.chats.last.get_by_role("link").click()
+    assert (await heard(page, 5))[4:] == ["Stopped."]
+    async with player.playing(" two.", "###"):
+        await page.button("Continue").click()
+        await page.is_idle()
+    assert (await heard(page, 6))[5:] == ["two."]
 
 
 async def listen(page: ChatPage) -> None:

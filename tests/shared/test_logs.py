@@ -39,6 +39,24 @@ def test_events_of_a_level_and_above() -> None:
     assert lines("error") == [BROKE]
 
 
+KEYS = """
+import logging
+import structlog
+from shared import logs
+logs.configure("info")
+structlog.get_logger().info("request", path="/v1/jobs/0123456789abcdef.{secret}", status=404)
+logging.getLogger("lib").warning("what is 0123456789abcdef.%s", "{secret}")
+"""
+
+
+def test_keys_are_cut_to_their_ids() -> None:
+    command = [sys.executable, "-c", KEYS.format(secret="ab" * 16)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    mine, theirs = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert mine["path"] == "/v1/jobs/0123456789abcdef.***"
+    assert theirs["event"] == "what is 0123456789abcdef.***"
+
+
 BROKEN = """
 import logging
 import structlog

@@ -1,0 +1,62 @@
+"""Whether a client still takes what it is sent."""
+
+import asyncio
+import socket
+import struct
+import sys
+
+# A client that takes nothing for this long, while something waits for it, is gone.
+STALL_TIMEOUT_S = 30.0
+# Of Linux' struct tcp_info: tcpi_unacked, tcpi_bytes_acked and tcpi_notsent_bytes.
+_TCP_INFO = struct.Struct("=24xI92xQ16xI")
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+class Progress:
+    """Breaks a connection that has been stalled for STALL_TIMEOUT_S.
+
+    What counts is what arrives at the client's machine: a slow one may well take longer until a buffer has room again.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._socket: socket.socket = transport.get_extra_info("socket")
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+
+    def waits(self) -> bool:
+        """Whether the client's machine has yet to take something."""
+        return self._look()[0]
+
+    def watch(self) -> None:
+        """See to what waits to be sent, if anything does."""
+        waits, taken = self._look()
+        if waits and self._timer is None:
+            self._timer = self._loop.call_later(STALL_TIMEOUT_S, self._compare, taken)
+
+    def rest(self) -> None:
+        """What waited has been sent, or nobody is there."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _compare(self, before: int) -> None:
+        self._timer = None
+        waits, taken = self._look()
+        if waits and taken == before:
+            # By a reset: else the system would keep what it has for the client, and go on offering it.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            self._transport.abort()
+        else:
+            self.watch()
+
+    def _look(self) -> tuple[bool, int]:
+        """Whether anything waits, and a number that grows with what the client's machine has acknowledged."""
+        held = self._transport.get_write_buffer_size()
+        if not held and self._transport.is_closing():
+            return False, 0
+        if sys.platform != "linux":
+            return held > 0, -held
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        unacknowledged, taken, unsent = _TCP_INFO.unpack(info)
+        return bool(held or unacknowledged or unsent), taken

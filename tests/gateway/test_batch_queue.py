@@ -1,0 +1,20 @@
+"""What a gateway leaves at the broker for RQ."""
+
+import json
+import zlib
+
+import pytest
+
+from gateway.batch_queue import BatchQueue
+from tests.valkey import Valkey
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_what_waits_in_line_is_json(valkey: Valkey) -> None:
+    await BatchQueue(valkey.url).add("batch-1", 60)
+    stored = valkey.client.hgetall("rq:job:batch-1")
+    assert json.loads(zlib.decompress(stored[b"data"])) == ["gateway.batch_run.run", None, ["batch-1"], {}]
+    # the other fields are text as it is
+    del stored[b"data"]
+    assert all(value.decode("ascii").isprintable() for value in stored.values())
