@@ -26,6 +26,8 @@ FULL = os.environ.get("COROLLA_FAULTS") == "full"
 SEED = int(os.environ.get("COROLLA_SEED", random.randrange(2**31)))
 # In the short form all times of leases are shorter too.
 LEASE_S = 8.0 if FULL else 2.0
+# For what is repeated so often that it must not last long: long enough for its parts.
+SHORT_LEASE_S = 2.0
 STEP_S = 0.02
 Tell = Callable[[str], None]
 REST_S = 20.0

@@ -174,7 +174,8 @@ async def test_five_times_too_much(tmp_path: Path, dice: random.Random, tell: Te
     before, after = (quantile(each, 0.95) for each in ([answer.seconds for answer in usual], admitted))
     statuses = dict(Counter(answer.status for answer in answers))
     tell(f"{statuses}, depth {max(depths)}, p95 {after:.2f} s, without load {before:.2f} s")
-    assert after <= 1.2 * before + 0.5 * (BUSY - 1)
+    # Without its bound the line would take a quarter of a minute in the short form.
+    assert after <= 1.2 * before + (BUSY - 1)
 
 
 async def test_one_client_does_not_starve_nine(tmp_path: Path, tell: Tell) -> None:

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.dialogue import dialogue
 from tests.faults.asker import Asker
-from tests.faults.conftest import BUSY, FULL, LEASE_S, SILENCE_S, Stack, Tell, running_stack, start
+from tests.faults.conftest import BUSY, FULL, LEASE_S, SHORT_LEASE_S, SILENCE_S, Stack, Tell, running_stack, start
 from tests.faults.reader import Reader, check, quantile, reading, spread
 from tests.services import Gateway, Worker
 from tests.waiting import until_async
@@ -25,8 +25,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1500)]
 KILLED = 8 if FULL else 2
 KILLS = 200 if FULL else 2
 STOPS = 50 if FULL else 1
-# Long enough for its parts, and short enough for fifty of them.
-SHORT_LEASE_S = 2.0
 
 
 @contextlib.asynccontextmanager

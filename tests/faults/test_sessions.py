@@ -2,11 +2,12 @@
 
 import asyncio
 import random
+from pathlib import Path
 
 import pytest
 
 from tests.dialogue import dialogue
-from tests.faults.conftest import FULL, Stack, Tell, start
+from tests.faults.conftest import FULL, SHORT_LEASE_S, Stack, Tell, running_stack, start
 from tests.faults.keyspace import Keyspace
 from tests.services import Worker
 from worker.oracle_backend import OracleTokenizer, text
@@ -38,10 +39,14 @@ async def _kill_an_owner(stack: Stack, victim: Worker) -> bool:
     return any(keyspace.owner_of(session) == victim.registered for session in sessions if session)
 
 
-async def test_the_owners_of_sessions_are_killed(stack: Stack, dice: random.Random, tell: Tell) -> None:
+async def test_the_owners_of_sessions_are_killed(tmp_path: Path, dice: random.Random, tell: Tell) -> None:
     """The history is as without a fault, and nothing is stranded."""
     kills = 0
-    async with asyncio.timeout(500), asyncio.TaskGroup() as group:
+    async with (
+        running_stack(tmp_path, lease_s=SHORT_LEASE_S) as stack,
+        asyncio.timeout(500),
+        asyncio.TaskGroup() as group,
+    ):
         talks = [group.create_task(_converse(stack, number)) for number in range(1, SESSIONS + 1)]
         while not all(talk.done() for talk in talks):
             await asyncio.sleep(dice.uniform(0.1, 1))
