@@ -3,10 +3,13 @@
 import logging
 import signal
 import sys
+import time
 import warnings
 
 import structlog
-from rq import Worker
+from rq import Queue, Worker
+from rq.job import Job
+from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from gateway.batch_queue import batch_queue
@@ -20,6 +23,7 @@ LOOK_S = 10
 WAIT_S = 10
 # What RQ takes off a worker's life to get the time for which it waits.
 RQ_MARGIN_S = 15
+RQ_NAMES_S = 60
 
 log = structlog.get_logger()
 
@@ -31,6 +35,12 @@ class BatchWorker(Worker):
         """See rq.Worker."""
         if self.horse_pid:
             self.kill_horse(signal.SIGTERM)
+
+    def handle_job_success(self, job: Job, queue: Queue, started_job_registry: StartedJobRegistry) -> None:
+        """See rq.Worker. It asks for the record of everybody who tried the job, and takes the job for failed, over and
+        over, where one was killed: records go a minute before the names by which they are asked for."""
+        job.execution_registry.cleanup(time.time() + RQ_NAMES_S)
+        super().handle_job_success(job, queue, started_job_registry)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -264,14 +265,20 @@ def test_all_workers_are_killed(batches: Batches, server: Valkey) -> None:
     until(lambda: batches.done(id) >= 4)
     batches.runner.kill()
     batches.worker.kill()
-    # what else RQ would wait a minute for
+    # what else RQ would wait a minute for: the line has the batch again, and who was killed is known by name alone
     (execution,) = server.client.zrange("rq:wip:batches", 0, -1)
     assert isinstance(execution, bytes)
     server.client.zadd("rq:wip:batches", {execution: 1})
+    server.client.delete(b"rq:execution:" + execution)
+    server.client.zadd(f"rq:executions:{id}", {execution.partition(b":")[2]: time.time() + 59})
+    before = len(batches.runner.lines())
     batches.runner.start()
     batches.worker.start()
     batch = batches.ended(id, "completed")
     assert texts(batches.results(batch["output_file_id"])) == expected(range(1, 13), 40)
+    # and RQ knows that it is done
+    until(lambda: not server.client.exists(f"rq:job:{id}"))
+    assert [line["level"] for line in batches.runner.lines()[before:] if line["level"] != "info"] == []
 
 
 @pytest.mark.parametrize("pins", ["openai2", "openai3"])
