@@ -11,6 +11,10 @@ import redis
 from deploy.redis import command as broker_command
 
 
+# A long file takes a while to be read again, on a busy machine.
+START_TIMEOUT_S = 60.0
+
+
 def free_port() -> int:
     """A port that nothing listens on at this moment."""
     with socket.socket() as probe:
@@ -32,7 +36,7 @@ class Valkey:
         """Run the server, with the data that is in the folder, and return when it answers."""
         command = broker_command(self.port, self.folder)
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 10
+        end = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
             assert time.monotonic() < end, "Valkey does not answer"
             time.sleep(0.01)

@@ -1,6 +1,7 @@
 """Other people's clients, in the versions that clients/*.txt pin."""
 
 import os
+import secrets
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,8 +40,15 @@ chat = { max_session_length = 64 }
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
+# What the lines of a gateway's log consist of: ids, names, lengths and outcomes.
+LOGGED = {
+    *("event", "level", "timestamp", "request", "job", "session", "model", "tenant", "method", "path", "status", "ms"),
+    *("seconds", "tokens", "prompt_chars", "outcome", "address", "field", "file", "batch", "bytes", "logger"),
+}
+
+
 @pytest.fixture(scope="module")
-def others(_oracle: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def gateways(_oracle: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Gateway]]:
     """Further gateways, by the names of the variables that tell their addresses."""
     folder = tmp_path_factory.mktemp("clients")
     path, idle, short = (folder / f"{name}.toml" for name in ("catalog", "idle", "short"))
@@ -57,10 +65,16 @@ def others(_oracle: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     try:
         for gateway in gateways.values():
             gateway.start()
-        yield {name: gateway.url for name, gateway in gateways.items()}
+        yield gateways
     finally:
         for gateway in gateways.values():
             gateway.kill()
+
+
+@pytest.fixture
+def others(gateways: dict[str, Gateway]) -> dict[str, str]:
+    """Their addresses."""
+    return {name: gateway.url for name, gateway in gateways.items()}
 
 
 @pytest.mark.parametrize(
@@ -89,17 +103,26 @@ def run_suite(pins: str, suite: str, environ: dict[str, str]) -> None:
 
 
 @pytest.mark.usefixtures("oracle")
-def test_whatever_the_document_allows_is_answered_as_it_says(others: dict[str, str], tmp_path: Path) -> None:
+def test_whatever_the_document_allows_is_answered_as_it_says(gateways: dict[str, Gateway], tmp_path: Path) -> None:
+    gateway, key = gateways["SHORT_URL"], "sk-" + secrets.token_hex(16)
     program = interpreter("schemathesis").with_name("schemathesis")
     options = [
         "--checks",
         CHECKS,
+        "--header",
+        f"Authorization: Bearer {key}",
         "--max-examples",
         "60",
         "--generation-deterministic",
         "--phases",
         "coverage,fuzzing",
     ]
-    command = [str(program), "run", f"{others['SHORT_URL']}/openapi.json", *options]
+    command = [str(program), "run", f"{gateway.url}/openapi.json", *options]
     ran = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
+    # and no line of the log tells of anything but that
+    assert {line["event"] for line in gateway.lines() if line["level"] != "info"} <= {"Invalid HTTP request received."}
+    assert {name for line in gateway.lines() for name in line} <= LOGGED
+    raw = gateway.log.read_text()
+    assert len(gateway.lines()) == len(raw.splitlines())
+    assert key not in raw
