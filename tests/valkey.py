@@ -10,7 +10,6 @@ import redis
 
 from deploy.redis import command as broker_command
 
-
 # A long file takes a while to be read again, on a busy machine.
 START_TIMEOUT_S = 60.0
 

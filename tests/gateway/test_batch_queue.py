@@ -14,11 +14,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_what_waits_in_line_is_json(valkey: Valkey) -> None:
     await BatchQueue(valkey.url).add("batch-1", 60)
-<<<<<<< HEAD
-    stored: Any = valkey.client.hgetall("rq:job:batch-1")
-=======
     stored: dict[Any, Any] = valkey.client.hgetall("rq:job:batch-1")
->>>>>>> gateway
     assert json.loads(zlib.decompress(stored[b"data"])) == ["gateway.batch_run.run", None, ["batch-1"], {}]
     # the other fields are text as it is
     del stored[b"data"]
