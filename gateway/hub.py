@@ -95,7 +95,8 @@ class Feed:
 
     def confirm(self, known: bool) -> None:
         """The job was submitted; `known`: it was there before, perhaps with events that were missed."""
-        self.submitted = True
+        # Whoever looked before may have said meanwhile that it is gone.
+        self.submitted, self._gone = True, False
         self._stale = self._stale or known
 
     async def wait(self, timeout_s: float) -> None:

@@ -125,6 +125,18 @@ async def test_the_subscription_is_killed_again_and_again(hub: Hub, performance:
         assert await reading == [str(number) for number in range(200)]
 
 
+async def test_a_look_from_before_the_job_was_submitted_again_says_nothing(valkey: Valkey) -> None:
+    async with Broker(valkey.url) as broker:
+        feed = Hub(broker, "g").open(JOB)
+        # given a job that is being submitted again, as it was lost
+        feed.restart()
+        # when somebody hears who looked before
+        feed.compare(Position("gone", 0, 0), 0)
+        feed.confirm(known=False)
+        # then it is not taken for lost once more
+        assert await feed.take(PATIENCE_S) is None
+
+
 async def test_a_job_that_is_gone(hub: Hub, performance: Scene, valkey: Valkey) -> None:
     feed, _ = performance
     valkey.client.delete(f"{{p}}:job:{JOB}", f"{{p}}:log:{JOB}")
