@@ -163,7 +163,7 @@ async def test_a_slow_reader_reads_each_part_of_the_log_once(
     broker: Broker, hub: Hub, performance: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     feed, worker = performance
-    words = [f"{number} " + "x" * 1000 for number in range(600)]
+    words = [f"{number} " + "x" * 500 for number in range(600)]
     for word in words:
         await worker.say(word)
     told: list[int] = []

@@ -313,8 +313,10 @@ async def test_going_on_with_what_is_gone(broker: Broker) -> None:
 
 
 async def test_at_rest_nothing_is_left(broker: Broker, player: Player, valkey: Valkey) -> None:
-    async with running(broker) as jobs, reading(jobs):
-        await (await player.take()).finish("a")
+    async with running(broker) as jobs:
+        async with reading(jobs):
+            await (await player.take()).finish("a")
+        await until_async(lambda: valkey.client.exists("{p}:gateways"))
     names = {str(name, "ascii") for name in valkey.client.scan_iter()}
     ready = {f"{{p}}:ready:{MODEL}:{lane}" for lane in ("interactive", "batch", "resumed")}
     kept = {f"{{p}}:{kind}:{JOB}" for kind in ("job", "log")} | {"{p}:pace", "{p}:gateways"}
