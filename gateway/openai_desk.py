@@ -12,8 +12,7 @@ from gateway.errors import failure_answer
 from gateway.gateway import Gateway, new_id
 from gateway.openai_words import failure_for, failure_of, no_worker
 from gateway.patience import BRIEF_S, patiently
-from shared.broker import INTERRUPTED
-from shared.errors import CorollaError
+from shared.errors import Code, CorollaError
 from shared.messages import FinishReason, JobFinished
 
 MAX_USER_CHARS = 64
@@ -40,8 +39,8 @@ def job_ids(first: str, count: int) -> list[str]:
 async def choose_id(gateway: Gateway, request: Request, body: bytes) -> str:
     """The id of a request's first job: a new one, or what follows from its Idempotency-Key.
 
-    The same key with the same body is the same job, as long as that is known; but not where it was cut off: then the
-    client that left before the end would be told half an answer.
+    The same key with the same body is the same job, as long as that is known; but not where it broke off: a client that
+    left before the end would be told half an answer, and one that tries again, as it was told to, the same failure.
     """
     key = request.headers.get("idempotency-key")
     if not key:
@@ -51,17 +50,17 @@ async def choose_id(gateway: Gateway, request: Request, body: bytes) -> str:
     for number in itertools.count():
         parts = (digest.hexdigest(), request.url.path, whose, key, str(number))
         job = hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
-        if not await _was_cut_off(gateway, job):
+        if not await _broke_off(gateway, job):
             return job
     raise AssertionError
 
 
-async def _was_cut_off(gateway: Gateway, job: str) -> bool:
-    """Whether it was cancelled, or given up because nobody followed it."""
+async def _broke_off(gateway: Gateway, job: str) -> bool:
+    """Whether it was cancelled, or failed in a way that another attempt may not."""
     attached = await patiently(lambda: gateway.broker.attach(job, gateway.hub.gateway, 0), BRIEF_S)
     endings = [entry.ending for entry in attached.entries if entry.ending] if attached else []
     return any(
-        ending.reason is FinishReason.CANCELLED if isinstance(ending, JobFinished) else ending == INTERRUPTED
+        ending.reason is FinishReason.CANCELLED if isinstance(ending, JobFinished) else ending.code is not Code.POISON
         for ending in endings
     )
 

@@ -24,10 +24,10 @@ Lease = tuple[str, str]
 T = TypeVar("T")
 Take = Callable[[BackendSession, slice], Awaitable[T]]
 
-RETRY_DELAYS_S = (0.0, 1.0)  # before the second and the third attempt in a row at a token
+# Before each further attempt in a row at a token. In this time a server that was restarted is back, or another one is
+# known; whoever meets full caches should hear of it sooner.
+RETRY_DELAYS_S = {Code.SWARM: (0.0, 1.0, 2.0, 4.0, 8.0), Code.CACHE_FULL: (0.0, 1.0)}
 LATE = "The answer was not finished in time, please try again later"
-
-_RETRIED = frozenset({Code.SWARM, Code.CACHE_FULL})
 
 _log = structlog.get_logger()
 
@@ -145,16 +145,12 @@ class Run:
     async def _feed(self, served: Served, count: int, take: Take[T]) -> list[T]:
         """What `take` gets of a session for each piece of so many ids, over other servers where some failed; for the
         first of them where it is stopped."""
-        for delay_s in RETRY_DELAYS_S:
+        while True:
             try:
                 return await self._pieces(served, count, take)
             except CorollaError as error:
-                if error.code not in _RETRIED:
-                    raise
-                _log.warning("reading_failed", job=self.claim.job, model=self._model, code=error.code)
-                self._metrics.failures.labels(self._model, error.code).inc()
+                delay_s = self._delay_s(error, 0)
             await asyncio.sleep(delay_s)
-        return await self._pieces(served, count, take)
 
     async def _pieces(self, served: Served, count: int, take: Take[T]) -> list[T]:
         session = served.backend.open(count)
@@ -221,18 +217,24 @@ class Run:
         return given
 
     async def _recover(self, error: CorollaError, cache: Cache, sessions: Sessions) -> None:
-        """Start again with nothing fed, over other servers. Raises the error where it is not the swarm's, where it was
+        """Start again with nothing fed, over other servers. Raises the error where that is no use."""
+        delay_s = self._delay_s(error, cache.length)
+        sessions.renew(cache)
+        await asyncio.sleep(delay_s)
+
+    def _delay_s(self, error: CorollaError, fed: int) -> float:
+        """Until another attempt after a step that failed. Raises the error where it is not the swarm's, where it was
         the last attempt, and where there is no time for another one."""
-        if error.code not in _RETRIED:
+        delays_s = RETRY_DELAYS_S.get(error.code)
+        if delays_s is None:
             raise error
-        fields = {"code": error.code, "cause": type(error.__cause__ or error).__name__, "fed": cache.length}
+        fields = {"code": error.code, "cause": type(error.__cause__ or error).__name__, "fed": fed}
         _log.warning("step_failed", job=self.claim.job, model=self._model, attempt=self._failures + 1, **fields)
         self._metrics.failures.labels(self._model, error.code).inc()
-        if self._failures == len(RETRY_DELAYS_S):
+        if self._failures >= len(delays_s):
             raise error
-        delay_s = RETRY_DELAYS_S[self._failures]
+        delay_s = delays_s[self._failures]
         if time.monotonic() + delay_s >= self._deadline:
             raise error
         self._failures += 1
-        sessions.renew(cache)
-        await asyncio.sleep(delay_s)
+        return delay_s

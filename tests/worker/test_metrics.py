@@ -58,7 +58,7 @@ async def test_failed_steps_are_counted(valkey: Valkey, monkeypatch: pytest.Monk
         raise CorollaError(Code.SWARM, "no")
 
     monkeypatch.setattr(OracleSession, "step", fail)
-    monkeypatch.setattr("worker.run.RETRY_DELAYS_S", (0.0, 0.0))
+    monkeypatch.setattr("worker.run.RETRY_DELAYS_S", {Code.SWARM: (0.0, 0.0)})
     async with desk(valkey, OracleBackend(0)) as at:
         await at.ask(max_new_tokens=5)
         found = served(at.metrics)

@@ -139,7 +139,7 @@ async def test_too_long_for_an_embedding(valkey: Valkey) -> None:
 
 
 async def test_an_embedding_over_other_servers(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker.run, "RETRY_DELAYS_S", (0.0, 0.02))
+    monkeypatch.setattr(worker.run, "RETRY_DELAYS_S", {Code.SWARM: (0.0, 0.02)})
     model = backend()
     model.failures = {1: SWARM, 2: SWARM}
     async with desk(valkey, model) as at:

@@ -38,7 +38,7 @@ def backend(text: str = "abcdef") -> ScriptedBackend:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new attempt does not wait long."""
-    monkeypatch.setattr(worker.run, "RETRY_DELAYS_S", (0.0, 0.02))
+    monkeypatch.setattr(worker.run, "RETRY_DELAYS_S", {Code.SWARM: (0.0, 0.02), Code.CACHE_FULL: (0.0, 0.02)})
 
 
 def test_the_long_prompt_is_long() -> None:
