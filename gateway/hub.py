@@ -19,15 +19,15 @@ from shared.errors import BrokerUnavailable, CorollaError
 from shared.messages import LogEntry, Token
 from shared.records import Attached, Gap, Position, Published, Unreadable
 
-# Live events that may wait for one reader, whose connection holds 64 KiB more, as it is sent. Together no more than
-# 256 KiB, with what the allocator keeps for them.
+# Live events that may wait for one reader, whose connection holds some more: less than 256 KiB together, with what the
+# allocator takes for them.
 FEED_BYTES = 128 << 10
 # What they weigh in memory: an entry, each of its tokens besides the text, and each probability that comes with one.
 ENTRY_BYTES = 112
 TOKEN_BYTES = 128
 LOGPROB_BYTES = 128
 # Of a log, read at once: a slow reader gets the rest when it has taken these.
-PAGE_ENTRIES = 128
+PAGE_ENTRIES = 64
 # Logs that are read at a time: after a break all feeds want to, and each takes a connection.
 ATTACHING = 16
 

@@ -7,6 +7,8 @@ import sys
 
 # A client that takes nothing for this long, while something waits for it, is gone.
 STALL_TIMEOUT_S = 30.0
+# What a connection holds for its client; beyond that, who sends more waits. The system holds more: see server.py.
+HELD_BYTES = 16 << 10
 # Of Linux' struct tcp_info: tcpi_unacked, tcpi_bytes_acked and tcpi_notsent_bytes.
 _TCP_INFO = struct.Struct("=24xI92xQ16xI")
 _NO_LINGER = struct.pack("ii", 1, 0)
@@ -23,6 +25,7 @@ class Progress:
         self._socket: socket.socket = transport.get_extra_info("socket")
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
+        transport.set_write_buffer_limits(HELD_BYTES)
 
     def waits(self) -> bool:
         """Whether the client's machine has yet to take something."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.hub import FEED_BYTES
+from gateway.progress import HELD_BYTES
 from gateway.server import SEND_BUFFER_BYTES
 from tests.faults.conftest import Stack, Tell, full_only, running_stack
 from tests.faults.reader import Reader, quantile, reading, spread
@@ -22,8 +23,8 @@ SECONDS = 60
 MIB = 1 << 20
 # A token as such a reader is sent it, at least; while it waits it weighs more.
 EVENT_BYTES = 900
-# What lies between a job and its reader: the events that wait for it, the connection's own buffer, and the kernel's.
-HELD_BYTES = FEED_BYTES + (64 << 10) + 2 * SEND_BUFFER_BYTES
+# What lies between a job and its reader: the events that wait for it, the connection's buffer, and the system's.
+BEFORE_BYTES = FEED_BYTES + HELD_BYTES + 2 * SEND_BUFFER_BYTES
 
 
 async def _crawl(port: int, seed: int) -> None:
@@ -83,7 +84,7 @@ async def test_slow_readers_cost_others_nothing(tmp_path: Path, tell: Tell) -> N
             await asyncio.sleep(max(SECONDS / 2 - (time.monotonic() - began), 0))
             more = stack.gateways[0].rss_mb - weight
             # so that all that may be held was held, and the rest had to be read again
-            assert min(_written(stack)) * EVENT_BYTES > HELD_BYTES
+            assert min(_written(stack)) * EVENT_BYTES > BEFORE_BYTES
     tell(f"{more:+.1f} MB; tokens of others after {spread(beside)}, before {spread(before)}")
     assert more * 1e6 <= 64 * MIB
     assert quantile(beside, 0.99) <= 1.1 * quantile(before, 0.99)

@@ -178,7 +178,7 @@ async def test_a_slow_reader_reads_each_part_of_the_log_once(
     await hub.check([JOB])
     assert await read(feed, 600) == words
     assert await feed.take(PATIENCE_S) is None
-    assert told == [PAGE_ENTRIES] * 4 + [600 - 4 * PAGE_ENTRIES]
+    assert told == [PAGE_ENTRIES] * 9 + [600 - 9 * PAGE_ENTRIES]
 
 
 @pytest.mark.parametrize("ending", [False, True])
