@@ -212,6 +212,23 @@ async def test_a_failure_in_mid_stream_is_an_event(gateway: Served, player: Play
     assert last["error"]["message"] == "no servers"
 
 
+@pytest.mark.parametrize(("code", "is_new"), [(Code.SWARM, True), (Code.DISCONTINUITY, True), (Code.POISON, False)])
+async def test_who_tries_again_by_the_same_key_does_not_get_the_same_failure(
+    gateway: Served, player: Player, code: Code, is_new: bool
+) -> None:
+    # given a failure that clients try again by themselves, or one that would come again
+    headers = {"idempotency-key": "one"}
+    first = asyncio.create_task(gateway.client.post(COMPLETIONS, json=A_CAT, headers=headers))
+    await (await player.take()).say("x", ending=JobFailed(code, "no servers"))
+    assert (await first).status_code >= 500
+    # when it is tried again
+    second = asyncio.create_task(gateway.client.post(COMPLETIONS, json=A_CAT, headers=headers))
+    if is_new:
+        await (await player.take()).finish("y")
+    # then
+    assert (await second).is_success == is_new
+
+
 async def begin(player: Player) -> Performance:
     """A job whose first token is said."""
     performance = await player.take()
