@@ -17,7 +17,7 @@ from gateway.patience import patiently
 from shared.broker import INTERRUPTED, Broker
 from shared.errors import BrokerUnavailable, CorollaError
 from shared.messages import LogEntry, Token
-from shared.records import Attached, Gap, Position, Published, Unreadable
+from shared.records import Attached, Gap, Missed, Position, Published
 
 # Live events that may wait for one reader, whose connection holds some more: less than 256 KiB together, with what the
 # allocator takes for them.
@@ -61,9 +61,14 @@ class Feed:
         self._gone = False
         self._wake = asyncio.Event()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether its reader keeps up."""
+        return self.held_bytes <= FEED_BYTES
+
     def push(self, entry: LogEntry) -> None:
         """Take in an event, or note that the log must be read."""
-        if entry.first > self.seen + 1 or self.held_bytes > FEED_BYTES:
+        if entry.first > self.seen + 1 or not self.has_room:
             self._stale = True
         else:
             self._entries.append(entry)
@@ -208,13 +213,16 @@ class Hub:
             for feed, seen in asked[job]:
                 feed.compare(position, seen)
 
+    def _has_room(self, job: str) -> bool:
+        return any(feed.has_room for feed in self._feeds.get(job, ()))
+
     async def _listen(self) -> None:
-        async for event in self._broker.subscribe(self.gateway):
+        async for event in self._broker.subscribe(self.gateway, self._has_room):
             match event:
                 case Published(job, entry):
                     for feed in self._feeds.get(job, []):
                         feed.push(entry)
-                case Unreadable(job):
+                case Missed(job):
                     for feed in self._feeds.get(job, []):
                         feed.stale()
                 case Gap():

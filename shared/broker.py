@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import struct
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Self
 
 import msgspec
@@ -24,13 +24,13 @@ from shared.records import (
     Claim,
     CloseSession,
     Gap,
+    Missed,
     Position,
     Published,
     Registration,
     SessionInfo,
     SessionSnapshot,
     Submission,
-    Unreadable,
 )
 
 CANCELLED = encode(JobFinished(FinishReason.CANCELLED))
@@ -163,20 +163,21 @@ class Broker:
         keys, endings = [self.keys.due, self.keys.sessions], (CANCELLED, encode(INTERRUPTED), LATE)
         await self._link.run("sweep", keys, self.timing.finished_ms, self.timing.grace_ms, *endings)
 
-    async def subscribe(self, gateway: str) -> AsyncIterator[Published | Unreadable | Gap]:
-        """Events of all jobs that this gateway follows, for ever; a Gap each time the subscription was made."""
+    async def subscribe(
+        self, gateway: str, wanted: Callable[[str], bool] = lambda _: True
+    ) -> AsyncIterator[Published | Missed | Gap]:
+        """Events of all jobs that this gateway follows, for ever; a Gap each time the subscription was made.
+
+        wanted: whether there is room for an event of this job; others are not decoded.
+        """
         async for raw in self._link.listen(self.keys.gateway_channel(gateway)):
             if raw is None:
                 yield Gap()
             else:
                 head, _, body = raw.partition(b"\n")
-                job, last, length = head.split()
-                try:
-                    entry = decode_entry(int(last), body[: int(length)], body[int(length) :])
-                except msgspec.MsgspecError:
-                    yield Unreadable(str(job, "ascii"))
-                else:
-                    yield Published(str(job, "ascii"), entry)
+                name, last, length = head.split()
+                job = str(name, "ascii")
+                yield _published(job, int(last), body, int(length)) if wanted(job) else Missed(job)
 
     # Sessions
 
@@ -314,6 +315,14 @@ class Broker:
             if raw is not None:
                 word, _, name = str(raw, "ascii").partition(" ")
                 yield CancelJob(name) if word == "cancel" else CloseSession(name)
+
+
+def _published(job: str, last: int, body: bytes, length: int) -> Published | Missed:
+    """An event whose tokens are so many bytes, before its ending."""
+    try:
+        return Published(job, decode_entry(last, body[:length], body[length:]))
+    except msgspec.MsgspecError:
+        return Missed(job)
 
 
 def _flat(leases: Iterable[tuple[str, str]]) -> list[str]:

@@ -85,8 +85,9 @@ class Published:
 
 
 @dataclasses.dataclass(frozen=True)
-class Unreadable:
-    """An event of a followed job that this version does not understand; its log may be asked."""
+class Missed:
+    """An event of a followed job that was not read: nobody had room for it, or this version does not understand it. The
+    log has it."""
 
     job: str
 

@@ -23,6 +23,7 @@ from shared.records import (
     Claim,
     CloseSession,
     Gap,
+    Missed,
     Position,
     Published,
     Registration,
@@ -30,7 +31,6 @@ from shared.records import (
     SessionInfo,
     SessionSnapshot,
     Submission,
-    Unreadable,
 )
 from shared.sampling import SamplingParams
 from tests.valkey import Valkey
@@ -415,11 +415,29 @@ async def test_an_event_that_another_version_wrote(broker: Broker, valkey: Valke
     heard = asyncio.ensure_future(anext(events))
     assert isinstance(await heard, Gap)
     valkey.client.publish("{p}:gateway:g1", b"j1 1 0\n\x80")
-    assert await anext(events) == Unreadable("j1")
+    assert await anext(events) == Missed("j1")
     valkey.client.xadd("{p}:log:j1", {"t": b"", "e": b"\x80"}, id="1-0")
     with pytest.raises(CorollaError, match="does not understand the answer") as refused:
         await broker.attach("j1", "g1", 0)
     assert refused.value.code is Code.INTERNAL
+
+
+async def test_what_nobody_has_room_for_is_not_decoded(broker: Broker, valkey: Valkey) -> None:
+    for name in ("j1", "j2"):
+        await submit(broker, job(name))
+    events = broker.subscribe("g1", lambda name: name == "j2")
+    assert await anext(events) == Gap()
+    for claim in await broker.claim(ONE, 9, 0):
+        await append(broker, claim, 1, (A,))
+    found = {event.job: event async for event in _first(events, 2) if not isinstance(event, Gap)}
+    assert found == {"j1": Missed("j1"), "j2": Published("j2", LogEntry(1, (A,), None))}
+
+
+async def _first(
+    events: AsyncIterator[Published | Missed | Gap], count: int
+) -> AsyncIterator[Published | Missed | Gap]:
+    for _ in range(count):
+        yield await anext(events)
 
 
 async def test_detach_ends_only_what_nobody_else_follows(broker: Broker, valkey: Valkey) -> None:
