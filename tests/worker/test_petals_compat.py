@@ -3,7 +3,10 @@
 import gc
 import subprocess
 import sys
+import threading
 import types
+
+import pytest
 
 from worker import petals_compat
 
@@ -49,3 +52,26 @@ def test_a_collected_session_is_not_closed_over_the_network() -> None:
     Session([], 8)
     gc.collect()
     assert closed == []
+
+
+@pytest.mark.parametrize(("state", "looks"), [("ONLINE", []), ("JOINING", [False]), ("OFFLINE", [False])])
+def test_the_swarm_is_looked_at_anew_where_no_server_of_a_block_can_be_used(state: str, looks: list[bool]) -> None:
+    from hivemind.dht.node import Blacklist
+    from petals.client.routing import RemoteSequenceManager
+    from petals.client.routing.sequence_info import RemoteSequenceInfo
+    from petals.data_structures import RemoteModuleInfo, ServerInfo, ServerState
+
+    # given a block of two servers
+    asked: list[bool] = []
+    info = RemoteSequenceInfo.make_empty(["x.0"])
+    servers = {"a": ServerInfo(ServerState.ONLINE, 1.0), "b": ServerInfo(ServerState[state], 1.0)}
+    info.update_([RemoteModuleInfo("x.0", servers)])
+    known = types.SimpleNamespace(sequence_info=info, banned_peers=Blacklist(15, 2.0))
+    manager = types.SimpleNamespace(
+        state=known, lock_changes=threading.Lock(), ready=threading.Event(), update=lambda *, wait: asked.append(wait)
+    )
+    # when one of them fails
+    RemoteSequenceManager.on_request_failure(manager, "a")
+    # then
+    assert [span.peer_id for span in info.spans_containing_block[0]] == (["b"] if state == "ONLINE" else [])
+    assert asked == looks
