@@ -88,9 +88,11 @@ _note_failure = RemoteSequenceManager.on_request_failure
 
 
 def _leave_out_failed(self: Any, peer_id: Any) -> None:
-    """Petals strikes the server off the list of each block, but chooses from spans, which it made of them before. And it
-    looks at the swarm anew where a list is empty, but not where those in it were about to begin, or to end, when it
-    looked last: one that was restarted may be there again, unknown, when the other one goes."""
+    """Petals strikes the server off the list of each block, but chooses from spans, which it made of them before.
+
+    It looks at the swarm anew where a list is empty, but not where those in it were about to begin, or to end, when it
+    looked last: one that was restarted may be there again, unknown, when the other one goes.
+    """
     _note_failure(self, peer_id)
     with self.lock_changes:
         info = self.state.sequence_info
