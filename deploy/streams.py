@@ -18,6 +18,7 @@ import itertools
 import json
 import secrets
 import signal
+import socket
 import sys
 import time
 import urllib.error
@@ -39,6 +40,8 @@ TOKENS = 60  # of an HTTP call, and of the answers of a batch
 LINES = 10  # of a batch
 PATIENCE_S, BATCH_PATIENCE_S = 120.0, 300.0  # a batch whose process was killed is found a minute and a half later
 PAUSE_S = 0.2
+# Where a balancer goes, packets to it may just vanish.
+CONNECT_S = 5.0
 # What says that there is another gateway to go to.
 MOVED = (CloseCode.GOING_AWAY, CloseCode.SERVICE_RESTART)
 
@@ -98,15 +101,15 @@ class Reader:
 
     async def _replies(self, question: str, cursor: Reply) -> AsyncIterator[Reply]:
         """Replies of one connection; `cursor` is the frame by which the next one resumes."""
-        async with connect(f"ws://{self._address}/api/v2/generate", open_timeout=15) as socket:
+        async with connect(f"ws://{self._address}/api/v2/generate", open_timeout=15) as talk:
             if cursor:
-                await socket.send(json.dumps(cursor))
+                await talk.send(json.dumps(cursor))
                 session = cursor["session_id"]
             else:
-                session = await _ask(socket, question)
+                session = await _ask(talk, question)
             before = time.monotonic()
             while True:
-                reply = _checked(json.loads(await socket.recv()))
+                reply = _checked(json.loads(await talk.recv()))
                 silence_s, before = time.monotonic() - before, time.monotonic()
                 self._seen.longest_silence_s = max(self._seen.longest_silence_s, silence_s)
                 where = {"session_id": session, "job_id": reply["job_id"], "after": reply["seq"]}
@@ -246,7 +249,25 @@ def _call(address: str, path: str, body: Reply | bytes | None, headers: dict[str
     """An answer to read. Raises OSError where its status is an error."""
     raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"http://{address}{path}", raw, headers or {})
-    return urllib.request.urlopen(request, timeout=PATIENCE_S)
+    return _opener.open(request, timeout=PATIENCE_S)
+
+
+class _Connection(http.client.HTTPConnection):
+    """One that is there soon, or not at all, however long an answer may take."""
+
+    def connect(self) -> None:
+        """As in http.client."""
+        self.sock = socket.create_connection((self.host, self.port), CONNECT_S)
+        self.sock.settimeout(self.timeout)
+
+
+class _Handler(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        """See urllib."""
+        return self.do_open(_Connection, request)
+
+
+_opener = urllib.request.build_opener(_Handler)
 
 
 def _json(address: str, path: str, body: Reply | bytes | None = None, **headers: str) -> Reply:
@@ -255,20 +276,17 @@ def _json(address: str, path: str, body: Reply | bytes | None = None, **headers:
         return found
 
 
-async def _ask(socket: ClientConnection, question: str) -> str:
-    await socket.send(json.dumps({"type": "open_inference_session", "max_length": 256, "resumable": True}))
-    opened = _checked(json.loads(await socket.recv()))
+async def _ask(talk: ClientConnection, question: str) -> str:
+    await talk.send(json.dumps({"type": "open_inference_session", "max_length": 256, "resumable": True}))
+    opened = _checked(json.loads(await talk.recv()))
     fields = {"inputs": f"Human: {question}###Assistant:", "max_new_tokens": 1, "stop_sequence": STOP}
-    await socket.send(json.dumps({"type": "generate", **fields}))
+    await talk.send(json.dumps({"type": "generate", **fields}))
     return str(opened["session_id"])
 
 
 def _post(address: str, question: str) -> Reply:
     fields = {"inputs": f"Human: {question}###Assistant:", "max_new_tokens": TOKENS}
-    body = urllib.parse.urlencode(fields).encode()
-    with urllib.request.urlopen(f"http://{address}/api/v1/generate", body, timeout=PATIENCE_S) as answer:
-        reply: Reply = json.load(answer)
-        return reply
+    return _json(address, "/api/v1/generate", urllib.parse.urlencode(fields).encode())
 
 
 def _checked(reply: Reply) -> Reply:

@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import socket
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from deploy import streams
 from deploy.streams import Reader, Seen, WrongError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
@@ -54,29 +56,29 @@ async def closing(codes: Sequence[int]) -> AsyncIterator[str]:
     """The address of a gateway that ends its first connections with these codes, after the first of two tokens."""
     waiting = [*codes]
 
-    async def talk(socket: ServerConnection) -> None:
+    async def talk(talking: ServerConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
-            await _talk(socket, waiting.pop(0) if waiting else None)
+            await _talk(talking, waiting.pop(0) if waiting else None)
 
     async with serve(talk, "127.0.0.1", 0) as server:
         (listener,) = server.sockets
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-async def _talk(socket: ServerConnection, code: int | None) -> None:
-    first = json.loads(await socket.recv())
+async def _talk(talking: ServerConnection, code: int | None) -> None:
+    first = json.loads(await talking.recv())
     seq = first.get("after", 0)
     if first["type"] != "resume":
-        await socket.send(json.dumps({"ok": True, "session_id": "s"}))
-        await socket.recv()
+        await talking.send(json.dumps({"ok": True, "session_id": "s"}))
+        await talking.recv()
     token = {"ok": True, "job_id": "j", "token_count": 1}
     while seq < 2:
         seq += 1
-        await socket.send(json.dumps({**token, "outputs": "ab"[seq - 1], "seq": seq, "stop": seq == 2}))
+        await talking.send(json.dumps({**token, "outputs": "ab"[seq - 1], "seq": seq, "stop": seq == 2}))
         if code:
-            await socket.close(code)
+            await talking.close(code)
             return
-    await socket.wait_closed()
+    await talking.wait_closed()
 
 
 async def test_a_call_that_is_to_come_back_is_made_again_and_counted() -> None:
@@ -130,3 +132,20 @@ async def test_a_socket_that_is_refused_may_be_told_when_to_come_back() -> None:
         with pytest.raises(WrongError, match="the status is 500"):
             await Reader(f"127.0.0.1:{listener.getsockname()[1]}", seen).stream("hi")
     assert dict(seen.repeated) == {"InvalidStatus: server rejected WebSocket connection: HTTP 503": 1}
+
+
+async def test_a_connection_that_is_not_answered_is_given_up_long_before_an_answer_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "CONNECT_S", 0.1)
+    monkeypatch.setattr(streams, "PATIENCE_S", 1.0)
+    seen = Seen()
+    # given an address whose queue of connections is full
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as server,
+        socket.create_connection(server.getsockname()),
+        pytest.raises(WrongError, match="no answer within 1 s"),
+    ):
+        await Reader(f"127.0.0.1:{server.getsockname()[1]}", seen).call("hi")
+    assert seen.repeated.keys() == {"URLError: <urlopen error timed out>"}
+    assert seen.repeated.total() > 1
