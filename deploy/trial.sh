@@ -3,7 +3,7 @@
 # by server-sent events, HTTP calls or in batches. Where clients are not to notice it at all, none of them may have to
 # make a call again: they may where a gateway or the broker is killed, or where it is the one balancer that is away.
 #
-#   deploy/trial.sh            needs docker with compose, bash and curl; a quarter of an hour on two cores
+#   deploy/trial.sh            needs docker with compose, bash and curl; twelve minutes on two cores
 #   ENGINE=podman COMPOSE=podman-compose deploy/trial.sh
 #   BUILD=no deploy/trial.sh   with the images that there are
 #
@@ -55,7 +55,7 @@ balancer() { # its address: neither the engine's name server nor its way in from
 begin() { # NAME ADDRESS [OPTION]
     local name=$1 address=$2
     shift 2
-    quietly "$ENGINE" rm -f "$CLIENT" || true
+    quietly "$ENGINE" rm -fv "$CLIENT" || true
     quietly "$ENGINE" run -d --name "$CLIENT" --network "${PROJECT}_front" -v "$PWD/deploy/streams.py:/streams.py:ro,z" \
         corolla-gateway python /streams.py "$address:8080" --readers "$READERS" "$@"
     until_true "readers" bash -c "$ENGINE logs $CLIENT 2>&1 | grep 'readers begin'"
@@ -117,7 +117,7 @@ finish() {
         done
         say "failed; logs are in var/log/trial-*"
     fi
-    quietly "$ENGINE" rm -f "$CLIENT" || true
+    quietly "$ENGINE" rm -fv "$CLIENT" || true
     quietly compose down -v --remove-orphans || true
 }
 trap finish EXIT
