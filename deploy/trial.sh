@@ -48,13 +48,16 @@ healthy() { # SERVICE CONTAINER
     esac
 }
 
-begin() { # NAME [OPTION]
-    local name=$1
-    shift
+balancer() { # its address: neither the engine's name server nor its way in from outside is what is tried
+    "$ENGINE" inspect -f "{{(index .NetworkSettings.Networks \"${PROJECT}_front\").IPAddress}}" "$(containers nginx)"
+}
+
+begin() { # NAME ADDRESS [OPTION]
+    local name=$1 address=$2
+    shift 2
     quietly "$ENGINE" rm -f "$CLIENT" || true
-    # By the same way as everybody else's clients, who do not ask the containers' name server for the balancer.
-    quietly "$ENGINE" run -d --name "$CLIENT" --network host -v "$PWD/deploy/streams.py:/streams.py:ro,z" \
-        corolla-gateway python /streams.py "${URL#http://}" --readers "$READERS" "$@"
+    quietly "$ENGINE" run -d --name "$CLIENT" --network "${PROJECT}_front" -v "$PWD/deploy/streams.py:/streams.py:ro,z" \
+        corolla-gateway python /streams.py "$address:8080" --readers "$READERS" "$@"
     until_true "readers" bash -c "$ENGINE logs $CLIENT 2>&1 | grep 'readers begin'"
     say "$READERS readers, $name"
 }
@@ -132,25 +135,31 @@ until_true "answer" answers
 for id in $(containers worker); do until_true "healthy worker" healthy worker "$id"; done
 say "everything runs: $(curl -fsS "$URL/health/ready")"
 
-begin "one gateway becomes three" --no-repeats
+begin "one gateway becomes three" "$(balancer)" --no-repeats
 add_gateways 3
 end
 for service in swarm-0 swarm-1 worker batches; do
-    begin "one $service is killed" --no-repeats
+    begin "one $service is killed" "$(balancer)" --no-repeats
     kill_one "$service"
     end
 done
-for service in valkey gateway nginx; do
-    begin "one $service is killed"
+for service in valkey gateway; do
+    begin "one $service is killed" "$(balancer)"
     kill_one "$service"
     end
 done
-begin "every container but the balancer is restarted, one at a time, and that reads its configuration again" --no-repeats
+begin "every container but the balancer is restarted, one at a time" "$(balancer)" --no-repeats
 for service in swarm-0 swarm-1 swarm-2 swarm-3 valkey worker gateway batches; do restart_all "$service"; done
+end
+begin "the balancer reads its configuration again" "$(balancer)" --no-repeats
 quietly "$ENGINE" kill -s HUP "$(containers nginx)"
 back nginx "$(containers nginx)" reloaded
 end
-begin "the balancer is restarted"
+# It may have another address afterwards.
+begin "the balancer is killed" nginx
+kill_one nginx
+end
+begin "the balancer is restarted" nginx
 restart_all nginx
 end
 
