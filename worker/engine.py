@@ -101,7 +101,7 @@ class Engine:
         gone = set(leases)
         for run in self._runs.values():
             if run.lease in gone:
-                run.outbox.lose()
+                run.outbox.refuse("fenced")
 
     async def drain(self, timeout_s: float) -> list[Lease]:
         """Stop all jobs where they are, with what they made sent; those that have not ended, for others to go on with.

@@ -82,6 +82,13 @@ class Outbox:
         self._ending, self._commit = ending, commit
         self._courier.collect(self)
 
+    def refuse(self, why: str) -> None:
+        """The broker gave the lease away."""
+        if not self.lost:
+            _log.warning("lease_lost", job=self.job, epoch=self.epoch, why=why)
+            self._courier.metrics.lost_leases.inc()
+            self.lose()
+
     def lose(self) -> None:
         """The lease is gone."""
         self.lost = True
@@ -114,18 +121,13 @@ class Outbox:
         """The broker's word on what was pending."""
         self.cancelled = self.cancelled or answer.cancelled
         if answer.status in ("fenced", "gone"):
-            _log.warning("lease_lost", job=self.job, epoch=self.epoch, why=answer.status)
-            self._courier.metrics.lost_leases.inc()
-            self.lose()
-            return
-        if not self._move(answer.last):
-            _log.warning("lease_lost", job=self.job, epoch=self.epoch, why="log lost")
-            self._courier.metrics.lost_leases.inc()
-            self.lose()
-            return
-        self._moved.set()
-        if self._unsent:
-            self._courier.collect(self)
+            self.refuse(answer.status)
+        elif not self._move(answer.last):
+            self.refuse("log lost")
+        else:
+            self._moved.set()
+            if self._unsent:
+                self._courier.collect(self)
 
     def _move(self, last: int) -> bool:
         """The broker has the events up to this seq: less than before where it lost the end of the log. False where it

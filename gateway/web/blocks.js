@@ -5,8 +5,8 @@ import { escaped, formulas } from "./math.js";
 
 /** An open paragraph or list longer than this is cut inside. */
 export const LONG_CHARS = 3000;
-/** So is a table: its columns are measured anew with every row. */
-const LONG_TABLE_CHARS = 4500;
+/** So is a table, as its columns are measured anew with every row, and what is nested in one item of a list. */
+const LONG_INSIDE_CHARS = { table: 4500, list: 6000 };
 /** So is anything else that is longer than this. */
 export const LONGEST_CHARS = 12_000;
 
@@ -64,7 +64,7 @@ function cutWithin(token, source) {
     return token.items.slice(0, -1).reduce((sum, item) => sum + item.raw.length, 0);
   }
   if (source.length > LONG_CHARS && token.type === "paragraph") return paragraphEnd(source);
-  const limit = token.type === "table" ? LONG_TABLE_CHARS : LONGEST_CHARS;
+  const limit = LONG_INSIDE_CHARS[token.type] ?? LONGEST_CHARS;
   return source.length > limit ? source.indexOf("\n", limit - LONG_CHARS / 2) + 1 : 0;
 }
 

@@ -73,3 +73,13 @@ async def test_a_lost_lease_is_counted(valkey: Valkey) -> None:
         valkey.client.hset(f"{{p}}:job:{job}", "epoch", "9:other")
         await at.at_rest()
         assert served(at.metrics)["corolla_worker_lost_leases_total"] == 1
+
+
+async def test_a_lost_lease_that_a_beat_tells_of_is_counted_once(valkey: Valkey) -> None:
+    async with desk(valkey, OracleBackend(5)) as at:
+        await at.start(max_new_tokens=50, sampling=SamplingParams())
+        # when a beat hears of it, before the next token is refused
+        for _ in range(2):
+            at.engine.lose(at.engine.leases())
+        await at.at_rest()
+        assert served(at.metrics)["corolla_worker_lost_leases_total"] == 1
