@@ -1,5 +1,6 @@
 """Runs the gateway: `python -m gateway`."""
 
+import gc
 import signal
 import socket
 import sys
@@ -27,7 +28,10 @@ def main() -> None:
     # uvicorn raises the signal that stopped it once more when all is done; then this is the end, in order.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    server(create_app(settings, models), settings).run(listeners)
+    serving = server(create_app(settings, models), settings)
+    # What is there now stays, and no collection need look at it again.
+    gc.freeze()
+    serving.run(listeners)
 
 
 def _listen(name: str, host: str, port: int) -> socket.socket:

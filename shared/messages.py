@@ -2,6 +2,9 @@
 
 A **job** is one generate call. Its **log** is a sequence of events numbered from 1: each token takes one number (its
 seq), and the ending takes the one after the last token.
+
+What a log consists of is no business of the garbage collector's (gc=False), as it holds no cycles: else each look at
+what slow readers have yet to take would stop a gateway for tens of milliseconds.
 """
 
 import enum
@@ -74,7 +77,7 @@ class JobRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     trace: str = ""
 
 
-class Logprobs(msgspec.Struct, frozen=True, array_like=True):
+class Logprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How probable a token was, by the model itself: natural logarithms.
 
     piece: the bytes that it stands for. top: the most probable tokens with theirs, best first.
@@ -85,7 +88,7 @@ class Logprobs(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[bytes, float], ...]
 
 
-class Token(msgspec.Struct, frozen=True, array_like=True):
+class Token(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One token of a choice: its id and the text that it adds to that, empty while a character, or what may become a
     hidden stop string, is incomplete. logprobs: only where they are asked for."""
 
@@ -95,7 +98,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     logprobs: Logprobs | None = None
 
 
-class JobFinished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
+class JobFinished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True, gc=False):
     """The answer is complete.
 
     reason: why the first choice ended; others: why those after it did, empty where the job was cancelled.
@@ -112,7 +115,7 @@ class JobFinished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=Tru
     kept: bool = False
 
 
-class JobFailed(msgspec.Struct, frozen=True, tag="failed"):
+class JobFailed(msgspec.Struct, frozen=True, tag="failed", gc=False):
     """The answer broke off. `message` is one line that may be shown to the client.
 
     lengths: of an answer that is too long: tokens of the prompt, of the answer, and how many may be used.
@@ -126,7 +129,7 @@ class JobFailed(msgspec.Struct, frozen=True, tag="failed"):
 Ending = JobFinished | JobFailed
 
 
-class LogEntry(msgspec.Struct, frozen=True):
+class LogEntry(msgspec.Struct, frozen=True, gc=False):
     """Some consecutive events of a log: tokens, and perhaps the ending.
 
     first: seq of the first token (or of the ending, where there are no tokens).

@@ -1,6 +1,7 @@
 """`python -m worker`: load the catalogue's models, take jobs, and hand them over at SIGTERM or SIGINT."""
 
 import asyncio
+import gc
 import os
 import secrets
 import signal
@@ -66,6 +67,8 @@ async def _serve(settings: Settings, catalog: catalogs.Catalog) -> int:
     except models.LoadError as error:
         _log.error("model_not_loaded", error=str(error))
         return 1
+    # What is there now stays, and no collection need look at it again: with models' libraries that takes long.
+    gc.freeze()
     # Only now: a process that Petals forked must not share the pipe through which signals are heard.
     stop = _stop_on_signal()
     metrics = Metrics(served)

@@ -1,5 +1,7 @@
 """Messages on the wire."""
 
+import gc
+
 import msgspec
 import pytest
 
@@ -10,6 +12,7 @@ from shared.messages import (
     JobFinished,
     JobRequest,
     LogEntry,
+    Logprobs,
     Token,
     decode_entry,
     decode_request,
@@ -55,3 +58,11 @@ def test_the_last_event_counts_the_ending() -> None:
     assert LogEntry(1, (Token(1, "a"),), None).last == 1
     assert LogEntry(1, (Token(1, "a"),), JobFinished(FinishReason.STOP)).last == 2
     assert LogEntry(1, (), JobFinished(FinishReason.STOP)).last == 1
+
+
+def test_what_a_log_holds_is_no_work_for_the_garbage_collector() -> None:
+    token = Token(1, "a", 0, Logprobs(b"a", -0.5, ((b"a", -0.5), (b"b", -1.5))))
+    entry = decode_entry(2, encode((token,)), encode(JobFinished(FinishReason.STOP)))
+    gc.collect()  # tuples are left out once they have been looked at
+    parts = [entry, entry.tokens, entry.tokens[0], entry.tokens[0].logprobs, entry.ending]
+    assert [gc.is_tracked(part) for part in parts] == [False] * len(parts)
