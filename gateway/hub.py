@@ -23,8 +23,8 @@ from shared.records import Attached, Gap, Missed, Position, Published
 # allocator takes for them.
 FEED_BYTES = 128 << 10
 # What they weigh in memory: an entry, each of its tokens besides the text, and each probability that comes with one.
-ENTRY_BYTES = 112
-TOKEN_BYTES = 128
+ENTRY_BYTES = 88
+TOKEN_BYTES = 104
 LOGPROB_BYTES = 128
 # Of a log, read at once: a slow reader gets the rest when it has taken these.
 PAGE_ENTRIES = 64
