@@ -85,7 +85,8 @@ local function spend(kind, tenant, ms)
   redis.call('SET', key, until_ms, 'PX', math.max(math.ceil(until_ms - now), 1))
 end
 
--- The line of one of a tenant's users, in the lane MODEL:PRIORITY; neither name of a tenant has a space in it.
+-- The line of one of a tenant's users, in the lane MODEL:PRIORITY. No tenant has a space in its name, so that no user's
+-- name can make it that of another tenant's line.
 local function queue_key(lane, tenant, user)
   return P .. 'queue:' .. lane .. ':' .. tenant .. ' ' .. user
 end
