@@ -178,11 +178,12 @@ class Protocol(RuleBasedStateMachine):
                 assert each.session is not None
                 assert each.session.ids == self.commits[job.session]
             self.leases.append(each)
-        self.see_endings(
-            job for job in self.jobs.values() if job.doomed or job.stalls == self.broker.timing.stall_limit
-        )
-        for job in self.jobs.values():
-            job.dead = job.dead or (job.done and not job.doomed and job.stalls == self.broker.timing.stall_limit)
+        limit = self.broker.timing.stall_limit
+        may_end = [job for job in self.jobs.values() if not job.done and (job.doomed or job.stalls == limit)]
+        self.see_endings(may_end)
+        for job in may_end:
+            # Not one that had ended before for another reason, on its last trial.
+            job.dead = job.done and not job.doomed
 
     @precondition(lambda self: self.leases)
     @rule(
