@@ -235,15 +235,15 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(worker=WORKERS)
     def beat(self, worker: str) -> None:
-        leases = [(lease.job, lease.epoch) for lease in self.leases]
+        # Its own leases, and any that are gone: nobody beats for one that another worker holds.
+        jobs = self.jobs
+        known = [each for each in self.leases if jobs[each.job].epoch != each.epoch or jobs[each.job].owner == worker]
+        leases = [(lease.job, lease.epoch) for lease in known]
         heart = Heart(self.url, Registration(worker, (MODEL,), 4), self.broker.timing)
         answer = heart.beat(leases, 2)
         heart.close()
         running = {(name, job.epoch) for name, job in self.jobs.items() if not job.done}
         assert answer.fenced == {name for name, epoch in leases if (name, epoch) not in running}
-        for job in self.jobs.values():  # whoever beats for a lease holds it
-            if job.epoch and not job.done:
-                job.owner = worker
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data())
