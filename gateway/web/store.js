@@ -89,6 +89,7 @@ export class Store {
   #change(change) {
     const transaction = this.#database.transaction(["chats", "drafts"], "readwrite");
     change(transaction.objectStore("chats"), transaction.objectStore("drafts"));
+    transaction.commit(); // without it a page that is left at once takes back what it wrote
     return new Promise((resolve, reject) => {
       transaction.oncomplete = () => resolve();
       transaction.onabort = () => reject(transaction.error);

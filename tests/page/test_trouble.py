@@ -14,6 +14,15 @@ from tests.gateway.player import Player
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
+# The browser is that fast in one time of two.
+LEFT_AT_ONCE = 8
+KEEP_AND_LEAVE = """() => {
+  setTimeout(() => {
+    location.replace("about:blank");
+    document.querySelector("#settings form").requestSubmit();
+  }, 0);
+}"""
+
 
 async def fail(page: ChatPage, player: Player, code: Code, text: str) -> None:
     """Ask, and have the answer fail after a word."""
@@ -187,6 +196,24 @@ async def test_settings_that_are_changed_in_mid_answer_count_from_the_next_one_o
     assert str(more.claim.request.prompt).startswith("Be brief.###")
     await more.finish(" three###", reason=FinishReason.STOP)
     await page.is_idle()
+
+
+async def test_settings_are_kept_by_a_page_that_is_left_at_once(page: ChatPage, player: Player) -> None:
+    # given
+    await page.ask("hi")
+    answer = await player.take()
+    await answer.finish(" one###", reason=FinishReason.STOP)
+    await page.is_idle()
+    url = page.page.url
+    for system in map(str, range(LEFT_AT_ONCE)):
+        await page.button("Settings of this chat").click()
+        await page.page.locator("#settings [name=system]").fill(system)
+        # when
+        await page.page.evaluate(KEEP_AND_LEAVE)
+        await page.page.wait_for_url("about:blank")
+        # then
+        await page.open(url)
+        assert (await page.kept())[0]["system"] == system
 
 
 async def test_a_reload_before_the_first_word(page: ChatPage, player: Player) -> None:
