@@ -8,7 +8,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway.bodies import DUE, REQUEST_TIMEOUT_S
-from gateway.progress import Progress
+from gateway.progress import Watched
 
 HEAD_TIMEOUT_S = 10.0
 MAX_HEAD_BYTES = 64 << 10
@@ -21,7 +21,7 @@ MIN_WASTE_BYTES = 10 << 10
 _TOO_LARGE = "The request's headers are too large."
 
 
-class BoundedHeads(HttpToolsProtocol):
+class BoundedHeads(Watched, HttpToolsProtocol):
     """uvicorn's HTTP protocol, which sets no such bounds."""
 
     _timer: asyncio.TimerHandle | None = None
@@ -36,28 +36,16 @@ class BoundedHeads(HttpToolsProtocol):
         """A client may send a head."""
         super().connection_made(transport)
         self._connected_at = self.loop.time()
-        self._progress = Progress(transport, self.loop)
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._stop_timer()
-        self._progress.rest()
         super().connection_lost(exc)
         if self._answered and self._is_answering():
             # uvicorn tells only the last request that came, which may be another one.
             self._answered.disconnected = True
             self._answered.message_event.set()
-
-    def pause_writing(self) -> None:
-        """More waits to be sent than is good."""
-        super().pause_writing()
-        self._progress.watch()
-
-    def resume_writing(self) -> None:
-        """The client took it."""
-        self._progress.rest()
-        super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
         """No further request came."""

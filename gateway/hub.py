@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 import structlog
 
 from gateway.patience import patiently
-from shared.broker import INTERRUPTED, Broker
-from shared.errors import BrokerUnavailable, CorollaError
+from shared.broker import Broker
+from shared.errors import BrokerUnavailable, Discontinuity
 from shared.messages import LogEntry, Token
 from shared.records import Attached, Gap, Missed, Position, Published
 
@@ -114,7 +114,7 @@ class Feed:
     async def take(self, patience_s: float) -> LogEntry | None:
         """The next entry, from the log where need be; None where there is none at this moment.
 
-        Raises JobGone, CorollaError(DISCONTINUITY), and BrokerUnavailable where the log could not be read in time.
+        Raises JobGone, Discontinuity, and BrokerUnavailable where the log could not be read in time.
         """
         if not self._entries and self._gone:
             raise JobGone
@@ -136,7 +136,7 @@ class Feed:
         if attached is None:
             raise JobGone
         if attached.last < self._base:
-            raise discontinuity()
+            raise Discontinuity
         for entry in attached.entries:
             self.push(entry)
         if len(attached.entries) == PAGE_ENTRIES and not attached.entries[-1].ending:
@@ -144,7 +144,7 @@ class Feed:
             return
         unended = attached.state == "done" and not any(entry.ending for entry in attached.entries)
         if unended and after < attached.last:
-            raise discontinuity()
+            raise Discontinuity
         if unended or attached.last < after:
             self._rewind(attached.last, attached.state)
             self._stale = self._stale or unended
@@ -248,11 +248,6 @@ class Hub:
                     log.info("broker back", gateway=self.gateway)
                 away = False
             await asyncio.sleep(self._broker.timing.check_s)
-
-
-def discontinuity() -> CorollaError:
-    """The error for a stream that cannot go on exactly as it began."""
-    return CorollaError(INTERRUPTED.code, INTERRUPTED.message)
 
 
 def _weight(entry: LogEntry) -> int:

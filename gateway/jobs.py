@@ -13,14 +13,14 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from gateway.hub import Feed, Hub, JobGone, discontinuity
+from gateway.hub import Feed, Hub, JobGone
 from gateway.metrics import Course, Metrics
 from gateway.orders import Order, Priority, Queued
 from gateway.patience import BRIEF_S, patiently
 from gateway.transcript import Transcript
 from shared import traces
 from shared.broker import Broker
-from shared.errors import BrokerUnavailable, Code, CorollaError
+from shared.errors import BrokerUnavailable, Code, CorollaError, Discontinuity
 from shared.messages import Ending, FinishReason, JobFailed, JobFinished, LogEntry
 from shared.records import Bounds, Submission
 
@@ -172,7 +172,7 @@ class Run:
 
     async def _resubmit(self) -> None:
         if self.order.request is None:
-            raise discontinuity()
+            raise Discontinuity
         log.warning("job lost, submitted again", job=self.order.job, tokens=self._transcript.last)
         self._metrics.resubmitted.inc()
         await self._submit(UNBOUNDED)

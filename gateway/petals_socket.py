@@ -9,14 +9,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from gateway.callers import caller_of
 from gateway.gateway import SESSION_MARGIN_S, Gateway
 from gateway.guard import WRONG_KEY
-from gateway.hub import discontinuity
 from gateway.jobs import Run
 from gateway.orders import Order
 from gateway.origins import allowed_socket, same_origin
 from gateway.patience import BRIEF_S, patiently
 from gateway.petals_words import session_not_found
 from gateway.petals_ws import Action, Cancel, Close, Dialogue, Follow, Open, Rejoin, Send, Start
-from shared.errors import Code, CorollaError
+from shared.errors import Code, CorollaError, Discontinuity
 from shared.messages import JobRequest
 
 # The close code of a client that is done (RFC 6455, 7.4.1); after any other one a resumable client may come back.
@@ -163,7 +162,7 @@ class _Conversation:
             case Follow(job, session, after):
                 await self._require_key()
                 if await patiently(lambda: broker.note(job, self._caller.account), BRIEF_S) is None:
-                    raise discontinuity()
+                    raise Discontinuity
                 await self._answer(self._order(job, session, None, after))
 
     async def _require_key(self) -> None:

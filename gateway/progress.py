@@ -1,9 +1,10 @@
-"""Whether a client still takes what it is sent."""
+"""Whether a client still takes what it is sent: one that does not is left."""
 
 import asyncio
 import socket
 import struct
 import sys
+from typing import cast
 
 # A client that takes nothing for this long, while something waits for it, is gone.
 STALL_TIMEOUT_S = 30.0
@@ -63,3 +64,27 @@ class Progress:
         info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
         unacknowledged, taken, unsent = _TCP_INFO.unpack(info)
         return bool(held or unacknowledged or unsent), taken
+
+
+class Watched(asyncio.Protocol):
+    """Goes before a protocol of uvicorn, which waits for ever for a client that takes nothing."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there."""
+        super().connection_made(transport)
+        self._progress = Progress(cast(asyncio.Transport, transport), asyncio.get_running_loop())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self._progress.rest()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """More waits to be sent than is good."""
+        super().pause_writing()
+        self._progress.watch()
+
+    def resume_writing(self) -> None:
+        """The client took it."""
+        self._progress.rest()
+        super().resume_writing()

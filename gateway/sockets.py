@@ -1,26 +1,15 @@
 """A WebSocket's end: where its client takes nothing, or sends what is none of the protocol."""
 
 import asyncio
-from asyncio.transports import BaseTransport
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
-from gateway.progress import Progress
+from gateway.progress import Watched
 
 
-class BoundedSockets(WebSocketsSansIOProtocol):
+class BoundedSockets(Watched, WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol, which waits for ever, and calls it a mistake to answer whom it has just left."""
-
-    def connection_made(self, transport: BaseTransport) -> None:
-        """A handshake has come."""
-        super().connection_made(transport)
-        self._progress = Progress(self.transport, self.loop)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
-        self._progress.rest()
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Frames, or parts of them."""
@@ -30,16 +19,6 @@ class BoundedSockets(WebSocketsSansIOProtocol):
             # Text that was no UTF-8, and a close right behind it: that has been answered already.
             self.disconnected = True
             self.transport.close()
-
-    def pause_writing(self) -> None:
-        """More waits to be sent than is good."""
-        super().pause_writing()
-        self._progress.watch()
-
-    def resume_writing(self) -> None:
-        """The client took it."""
-        self._progress.rest()
-        super().resume_writing()
 
     def keepalive_timeout(self) -> None:
         """No pong came: where anything waits to be sent, the ping may not have arrived yet."""

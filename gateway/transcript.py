@@ -3,7 +3,7 @@
 import zlib
 from array import array
 
-from gateway.hub import discontinuity
+from shared.errors import Discontinuity
 from shared.messages import FinishReason, JobFinished, LogEntry, Token
 
 
@@ -25,7 +25,7 @@ class Transcript:
     def accept(self, entry: LogEntry) -> LogEntry | None:
         """The part of the entry that is new, None where nothing is.
 
-        Raises CorollaError(DISCONTINUITY) where it contradicts what was delivered.
+        Raises Discontinuity where it contradicts what was delivered.
         """
         first = self.last + 1
         fresh: list[Token] = []
@@ -35,9 +35,9 @@ class Transcript:
                 self._marks.append(mark)
                 fresh.append(token)
             elif seq > self._base and self._marks[seq - self._base - 1] != mark:
-                raise discontinuity()
+                raise Discontinuity
         end = entry.first + len(entry.tokens)
         whole = isinstance(entry.ending, JobFinished) and entry.ending.reason is not FinishReason.CANCELLED
         if whole and end != self.last + 1:
-            raise discontinuity()
+            raise Discontinuity
         return LogEntry(first, tuple(fresh), entry.ending) if fresh or entry.ending else None

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import msgspec
 
-from shared.errors import BrokerUnavailable, Code, CorollaError
+from shared.errors import BrokerUnavailable, Code, CorollaError, Discontinuity
 from shared.keys import LANES, Keys, Timing
 from shared.link import Link
 from shared.messages import FinishReason, JobFailed, JobFinished, LogEntry, decode_entry, decode_request, encode
@@ -34,10 +34,8 @@ from shared.records import (
 )
 
 CANCELLED = encode(JobFinished(FinishReason.CANCELLED))
-# What became of a job that nobody followed, and the word for a stream that cannot go on as it began.
-INTERRUPTED = JobFailed(
-    Code.DISCONTINUITY, "The stream was interrupted and cannot go on exactly; please send the request again"
-)
+# What became of a job that nobody followed.
+INTERRUPTED = JobFailed(Code.DISCONTINUITY, Discontinuity().message)
 LATE = encode(JobFailed(Code.DEADLINE, "The answer was not finished in time, please try again later"))
 UNREADABLE = JobFailed(Code.INTERNAL, "The worker does not understand the request, please try again later")
 POISON = encode(JobFailed(Code.POISON, "The request was given up: every worker that tried it failed"))
@@ -77,7 +75,7 @@ class Broker:
     async def submit(self, job: Submission, bounds: Bounds) -> str:
         """Accept a job: "accepted", or "known" where that id was accepted before; the gateway follows it from here.
 
-        Raises Busy where a bound is reached, CorollaError(SESSION_NOT_FOUND), CorollaError(DISCONTINUITY) where the
+        Raises Busy where a bound is reached, CorollaError(SESSION_NOT_FOUND), Discontinuity where the
         broker has lost a part of the session, and CorollaError(INVALID) where the id is that of another account's job.
         """
         status, *waiting = await self._link.run(
@@ -114,7 +112,7 @@ class Broker:
             case b"no session":
                 raise CorollaError(Code.SESSION_NOT_FOUND, f"Session '{job.session}' expired or does not exist")
             case b"forgotten":
-                raise CorollaError(INTERRUPTED.code, INTERRUPTED.message)
+                raise Discontinuity
         return str(status, "ascii")
 
     async def attach(self, job: str, gateway: str, after: int, limit: int = MAX_ENTRIES) -> Attached | None:

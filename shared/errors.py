@@ -3,6 +3,7 @@
     CorollaError
     ├── InvalidField      a request's field is wrong: its name, what is allowed
     ├── TooLong           prompt and answer together are longer than the model, or the session, allows
+    ├── Discontinuity     a stream cannot go on exactly as it began
     └── BrokerUnavailable the broker does not answer, or not in time
 
 Texts are shown to people: one line, no path, no prompt, no traceback.
@@ -56,6 +57,15 @@ class TooLong(CorollaError):
     def __init__(self, message: str, lengths: tuple[int, int, int] | None) -> None:
         super().__init__(Code.TOO_LONG, message)
         self.lengths = lengths
+
+
+class Discontinuity(CorollaError):
+    """A stream cannot go on exactly as it began."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Code.DISCONTINUITY, "The stream was interrupted and cannot go on exactly; please send the request again"
+        )
 
 
 class BrokerUnavailable(CorollaError):
