@@ -53,7 +53,7 @@ class App {
     this.#models.listen(() => this.#showModel());
     $("#forget-key").hidden = !hasKey();
     this.#listen();
-    this.#store.listen((id) => this.#adopt(id), () => this.#complain());
+    this.#store.listen((news) => this.#adopt(news), () => this.#complain());
     for (const { id, draft } of drafts) this.#chats.get(id)?.resume(draft);
     this.#open();
     document.documentElement.dataset.ready = "";
@@ -74,21 +74,23 @@ class App {
   }
 
   /** Another page of this browser kept the chat, or forgot it. */
-  async #adopt(id) {
+  async #adopt({ id, isGone }) {
+    if (isGone) return this.#forget(id);
     const dialogue = await this.#store.find(id);
-    const chat = this.#chats.get(id);
-    if (dialogue && chat) chat.adopt(dialogue);
-    else if (dialogue) this.#keep(dialogue);
-    else if (chat) {
-      chat.leave();
-      this.#forget(chat);
-    }
-    this.#list();
+    if (!dialogue) return; // it is gone since
+    const chat = this.#chats.get(id) ?? this.#keep(dialogue);
+    chat.adopt(dialogue);
+    if (chat === this.#chat) this.#showModel();
   }
 
-  #forget(chat) {
-    this.#chats.delete(chat.dialogue.id);
+  /** At once: an answer that ended later would be kept, and the chat with it. */
+  #forget(id) {
+    const chat = this.#chats.get(id);
+    if (!chat) return;
+    chat.leave();
+    this.#chats.delete(id);
     if (chat === this.#chat) this.#renew();
+    this.#list();
   }
 
   /** Open the chat that the address names, or an empty one. */
@@ -122,8 +124,8 @@ class App {
   #hear(chat, what) {
     if (what === "ended" && chat !== this.#chat) this.#unseen.add(chat.dialogue.id);
     if (what === "messages") this.#list();
-    if (chat !== this.#chat) return;
     if (what === "state" && chat.state.phase === "waiting") this.#models.refresh();
+    if (chat !== this.#chat) return;
     if (what === "messages") this.#showMessages();
     if (what === "text") this.#view.grow();
     if (what !== "text") this.#showState();
@@ -173,10 +175,8 @@ class App {
 
   #remove(dialogue) {
     const chat = this.#chats.get(dialogue.id);
-    this.#forget(chat);
-    this.#list();
-    // Other pages know before they hear that the answer is over, which they would keep.
-    this.#store.remove(dialogue.id).then(() => chat.leave());
+    this.#store.remove(dialogue.id); // first, so that other pages know before they hear that the answer is over
+    this.#forget(dialogue.id);
     toast("The chat is deleted.", "Undo", () => {
       this.#chats.set(dialogue.id, chat);
       chat.save();

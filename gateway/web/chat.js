@@ -23,6 +23,7 @@ export class Chat {
   #before = "";
   #saving = 0;
   #speed = new Speed();
+  #waitsSince = 0;
   #endedAt = 0;
 
   constructor(dialogue, store, models) {
@@ -52,6 +53,11 @@ export class Chat {
   /** The model that writes the last answer, which may be another one than is chosen for the next. */
   get writer() {
     return this.#models.find(this.dialogue.messages.at(-1)?.model);
+  }
+
+  /** Whether nobody serves the writer, as far as is known since the answer is waited for. */
+  get isUnserved() {
+    return !this.writer.live_workers && this.#models.askedAt >= this.#waitsSince;
   }
 
   /** The last answer as it may be shown: without a stop sequence, or the beginning of one. */
@@ -108,12 +114,15 @@ export class Chat {
     this.#set({ phase: "idle" });
   }
 
-  /** Take over what another page made of the dialogue, unless an answer is being written here. */
+  /** Take over what another page made of the dialogue; but not its messages while an answer is being written here. */
   adopt(dialogue) {
-    if (this.isBusy || isSame(this.dialogue, dialogue)) return;
-    Object.assign(this.dialogue, dialogue);
-    this.#line.perform(this.#exchange.part());
-    this.#set({ phase: "idle" });
+    const { messages } = this.dialogue;
+    const isAnother = !this.isBusy && JSON.stringify(messages) !== JSON.stringify(dialogue.messages);
+    Object.assign(this.dialogue, dialogue, isAnother ? {} : { messages });
+    if (isAnother) {
+      this.#line.perform(this.#exchange.part());
+      this.#set({ phase: "idle" });
+    }
     this.#listener("messages");
   }
 
@@ -218,12 +227,8 @@ export class Chat {
   }
 
   #set(state) {
+    if (state.phase === "waiting" && this.state.phase !== "waiting") this.#waitsSince = performance.now();
     this.state = state;
     this.#listener("state");
   }
-}
-
-function isSame(one, other) {
-  const [first, second] = [one, other].map((dialogue) => JSON.stringify({ ...dialogue, changed: 0 }));
-  return first === second;
 }

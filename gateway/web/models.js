@@ -4,10 +4,14 @@ import { get } from "./api-key.js";
 
 const PERIOD_MS = 10_000;
 
-/** families: as the API gives them; longestPrompt: in characters, that it takes. Tells its listeners whenever they were read. */
+/**
+ * families: as the API gives them; longestPrompt: in characters, that it takes; askedAt: when they were asked for, as
+ * performance.now() tells it. Tells its listeners whenever they were read.
+ */
 export class Models {
   families = [];
   longestPrompt = Infinity;
+  askedAt = 0;
   #byName = new Map();
   #default = "";
   #listeners = [];
@@ -38,10 +42,11 @@ export class Models {
   }
 
   async #read() {
+    const askedAt = performance.now();
     const answer = await get("/api/v1/models");
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     const { default: key, families, max_prompt_chars: longestPrompt } = await answer.json();
-    Object.assign(this, { families, longestPrompt });
+    Object.assign(this, { families, longestPrompt, askedAt });
     this.#default = key;
     for (const model of families.flatMap((family) => family.models)) {
       for (const name of [model.key, ...model.aliases]) this.#byName.set(name, model);

@@ -35,7 +35,7 @@ export class Notice {
     if (phase === "lost") return this.#put("offline", "You are offline. The answer goes on when you are back.");
     const extras = 0 < speed && speed < SLOW ? [slowLink()] : [];
     if (phase === "writing") return this.#put("", speedOf(speed) || "Writing …", extras);
-    if (!writer.live_workers) return this.#put("unserved", `Nobody serves ${writer.frontend.name} at the moment. ${WAITING}`);
+    if (chat.isUnserved) return this.#put("unserved", `Nobody serves ${writer.frontend.name} at the moment. ${WAITING}`);
     return ahead ? this.#put("queued", `In the queue: place ${ahead}`) : this.#put("", "Thinking …");
   }
 

@@ -25,7 +25,7 @@ export class Store {
     return new Store(await done(request));
   }
 
-  /** heard: called with the id of a chat whenever another page kept or forgot it. failed: whenever nothing can be kept. */
+  /** heard: called with {id, isGone} whenever another page kept or forgot a chat. failed: whenever nothing can be kept. */
   listen(heard, failed) {
     this.#channel.onmessage = ({ data }) => heard(data);
     this.#failed = failed;
@@ -50,13 +50,13 @@ export class Store {
   }
 
   /** Keep a chat, and its draft where an answer is under way; one without is finished. Whether that was done. */
-  async save(chat, draft = null) {
-    const isKept = await this.#write((chats, drafts) => {
+  save(chat, draft = null) {
+    const isKept = this.#write((chats, drafts) => {
       chats.put(chat);
       if (draft) drafts.put({ id: chat.id, draft });
       else drafts.delete(chat.id);
     });
-    if (isKept) this.#channel.postMessage(chat.id);
+    this.#channel.postMessage({ id: chat.id, isGone: false }); // at once, as the page may be left; who reads waits for what is written
     this.#persist();
     return isKept;
   }
@@ -67,12 +67,12 @@ export class Store {
   }
 
   /** Forget a chat. */
-  async remove(id) {
-    await this.#write((chats, drafts) => {
+  remove(id) {
+    this.#write((chats, drafts) => {
       chats.delete(id);
       drafts.delete(id);
     });
-    this.#channel.postMessage(id);
+    this.#channel.postMessage({ id, isGone: true });
   }
 
   async #write(change) {
