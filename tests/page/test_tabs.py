@@ -1,5 +1,7 @@
 """The same chats in two pages of one browser."""
 
+import asyncio
+
 import pytest
 from playwright.async_api import expect
 
@@ -10,12 +12,30 @@ from tests.gateway.player import Player
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 
+# Long enough for a chat to be deleted.
+STALL = "() => { for (const end = Date.now() + 1500; Date.now() < end; ); }"
+BLUR_AND_LEAVE = """() => {
+  setTimeout(() => {
+    location.replace("about:blank");
+    document.activeElement.blur();
+  }, 0);
+}"""
+
+
 @pytest.fixture
 async def other(page: ChatPage) -> ChatPage:
     """A second page of the browser that `page` is in."""
     tab = await page.page.context.new_page()
     page.complaints.watch(tab)
     return ChatPage(tab, page.complaints)
+
+
+async def rename(page: ChatPage, title: str, other: str) -> None:
+    """Type another title."""
+    await page.page.bring_to_front()
+    await page.chats.hover()
+    await page.button(f"Rename {title}").click()
+    await page.page.get_by_label("Title").fill(other)
 
 
 async def test_both_follow_an_answer_and_each_goes_on_from_what_the_other_did(
@@ -70,17 +90,59 @@ async def test_a_chat_that_is_deleted_while_the_other_page_writes_it_does_not_co
     await page.shows(page.answer, "one")
     await other.open(page.page.url)
     await other.shows(other.answer, "one")
-    # when
+    # when it hears at once of the end, and of why
+    stall = asyncio.create_task(page.page.evaluate(STALL))
     await other.chats.hover()
     await other.button("Delete hi").click()
-    # then
-    await expect(page.chats).to_have_count(0)
     await answer.until_cancelled()
     await answer.finish(reason=FinishReason.CANCELLED)
+    await stall
+    # then
+    await expect(page.chats).to_have_count(0)
     await expect(page.messages).to_have_count(0)
     await page.reload()
     await expect(page.chats).to_have_count(0)
     assert await page.kept() == []
+
+
+async def test_a_chat_that_is_renamed_while_the_other_page_writes_it_keeps_its_name(
+    page: ChatPage, other: ChatPage, player: Player
+) -> None:
+    # given
+    await page.ask("hi")
+    answer = await player.take()
+    await answer.say(" one")
+    await page.shows(page.answer, "one")
+    await other.open(page.page.url)
+    # when
+    await rename(other, "hi", "Greetings")
+    await other.page.keyboard.press("Enter")
+    # then
+    await expect(page.chats).to_have_text(["Greetings"])
+    await answer.finish(" two###", reason=FinishReason.STOP)
+    for each in (page, other):
+        await each.is_idle()
+        await expect(each.answer).to_have_text("one two")
+        await expect(each.chats).to_have_text(["Greetings"])
+    (kept,) = await page.kept()
+    assert kept["title"] == "Greetings"
+
+
+async def test_what_a_page_keeps_as_it_is_left_is_told_to_the_other_one(
+    page: ChatPage, other: ChatPage, player: Player
+) -> None:
+    # given
+    async with player.playing(" Yes.", "###"):
+        await page.ask("hi")
+        await page.is_idle()
+    url = page.page.url
+    await other.open(url)
+    # when
+    await rename(page, "hi", "Greetings")
+    await page.page.evaluate(BLUR_AND_LEAVE)
+    await page.page.wait_for_url("about:blank")
+    # then
+    await expect(other.chats).to_have_text(["Greetings"])
 
 
 async def test_a_chat_that_is_deleted_is_gone_everywhere(page: ChatPage, other: ChatPage, player: Player) -> None:

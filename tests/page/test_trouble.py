@@ -1,9 +1,10 @@
 """What people are told while they wait and when something goes wrong, and how an answer survives it."""
 
+import asyncio
 import re
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Route, expect
 
 from shared.broker import Broker
 from shared.errors import Code
@@ -97,6 +98,29 @@ async def test_nobody_serves_the_model(browser: Browser, gateway: Served, broker
         await answer.finish(" Here I am.###", reason=FinishReason.STOP)
         # then
         await expect(page.answer).to_have_text("Here I am.")
+
+
+async def test_nobody_is_missed_who_came_since(browser: Browser, gateway: Served, broker: Broker) -> None:
+    async with chat_page(browser) as page:
+        # given a page that knows of no worker, and does not hear so soon of the one that comes
+        await page.open(gateway.url)
+        player = Player(broker, (MODEL,))
+        await player.enter()
+        may_be_told = asyncio.Event()
+
+        async def tell_later(route: Route) -> None:
+            await may_be_told.wait()
+            await route.continue_()
+
+        await page.page.route("**/api/v1/models", tell_later)
+        # when
+        await page.ask("hi")
+        # then
+        await page.shows(page.notice, re.compile("In the queue|Thinking"))
+        may_be_told.set()
+        answer = await player.take()
+        await answer.finish(" Yes.###", reason=FinishReason.STOP)
+        await expect(page.answer).to_have_text("Yes.")
 
 
 async def test_the_place_in_the_queue(page: ChatPage, player: Player) -> None:
@@ -259,12 +283,13 @@ async def test_a_gateway_that_goes_away_for_good(browser: Browser, serve: Serve,
             answer = await player.take()
             await answer.say(" one")
             await page.shows(page.answer, "one")
+            await page.page.clock.pause_at(await page.page.evaluate("Date.now() + 10_000"))
         # when
         await page.shows(page.notice, "The connection is lost. Trying again (1)")
         for attempt in range(2, 11):
-            await page.page.clock.run_for(11_000)
+            await page.page.clock.fast_forward(11_000)
             await page.shows(page.notice, f"({attempt})")
-        await page.page.clock.run_for(11_000)
+        await page.page.clock.fast_forward(11_000)
         # then it gives up, and keeps what is there
         await page.shows(page.page.get_by_role("alert"), "What was written so far is kept")
         await expect(page.answer).to_have_text("one")
