@@ -151,6 +151,10 @@ class ChatPage:
             await self.page.locator(f"#settings [name={name}]").fill(str(value))
         await self.button("Keep").click()
 
+    async def stop_the_clock(self) -> None:
+        """Have the page's time, which Playwright keeps, go on by ten seconds, and then only when it is moved."""
+        await self.page.clock.pause_at(await self.page.evaluate("Date.now() + 10_000"))
+
     async def kept(self) -> list[dict[str, Any]]:
         """The dialogues in the browser's store, the newest first."""
         found: list[dict[str, Any]] = await self.page.evaluate(KEPT)

@@ -18,7 +18,6 @@ from tests.e2e.conftest import Stack
 from tests.page.hostile import HOSTILE, assert_harmless, foreign_requests
 from tests.page.looks import check
 from tests.services import Worker
-from tests.waiting import until_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -69,16 +68,33 @@ async def undisturbed(page: ChatPage) -> str:
 async def mid_answer(page: ChatPage, stack: Stack) -> AsyncIterator[Worker]:
     """Ask the question. In the context some of the answer is there, and the worker that writes it stands still."""
     await page.ask(QUESTION)
-    await until_async(lambda: _begun(stack), timeout_s=30)
-    worker = stack.owner_of(_begun(stack))
-    assert worker.process is not None
-    worker.process.send_signal(signal.SIGSTOP)
+    while not (worker := await _stopped(page, stack)):
+        await page.is_idle()
+        await page.button("Regenerate").click()
     try:
         await expect(page.answer).not_to_be_empty()
         await expect(page.button("Stop")).to_be_visible()
         yield worker
     finally:
-        worker.process.send_signal(signal.SIGCONT)
+        _signal(worker, signal.SIGCONT)
+
+
+async def _stopped(page: ChatPage, stack: Stack) -> Worker | None:
+    """The worker, stopped with some of the answer written; None where the answer was complete before."""
+    while not (job := _begun(stack)):
+        if await page.button("Send").is_visible():
+            return None
+    worker = stack.owner_of(job)
+    _signal(worker, signal.SIGSTOP)
+    if stack.valkey.client.hget(f"{{p}}:job:{job}", "state") == b"running":
+        return worker
+    _signal(worker, signal.SIGCONT)
+    return None
+
+
+def _signal(worker: Worker, number: signal.Signals) -> None:
+    assert worker.process is not None
+    worker.process.send_signal(number)
 
 
 def _begun(stack: Stack) -> str:

@@ -37,8 +37,8 @@ async def guarded(serve: Serve) -> AsyncIterator[Served]:
 
 
 @pytest.fixture
-async def page(browser: Browser) -> AsyncIterator[ChatPage]:
-    """A browser that keeps no key yet."""
+async def page(browser: Browser, guarded: Served) -> AsyncIterator[ChatPage]:
+    """A browser that keeps no key yet, and is closed before the gateway."""
     async with chat_page(browser) as page:
         page.complaints.may_be_refused = True
         yield page

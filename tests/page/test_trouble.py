@@ -283,7 +283,7 @@ async def test_a_gateway_that_goes_away_for_good(browser: Browser, serve: Serve,
             answer = await player.take()
             await answer.say(" one")
             await page.shows(page.answer, "one")
-            await page.page.clock.pause_at(await page.page.evaluate("Date.now() + 10_000"))
+            await page.stop_the_clock()
         # when
         await page.shows(page.notice, "The connection is lost. Trying again (1)")
         for attempt in range(2, 11):
