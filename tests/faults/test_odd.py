@@ -36,7 +36,7 @@ POISON = 666
 TRAP = 667
 HOUR_S = 3600
 # Longer than two silences and what is read beside them.
-DEADLINE_S = 20
+DEADLINE_S = 14
 
 
 async def _restart_often(stack: Stack, deaths: list[int | None]) -> None:
