@@ -194,6 +194,19 @@ async def test_a_stopped_worker_that_wakes_up_is_not_heard(broker: Broker, hire:
     until(lambda: any(line["event"] == "lease_lost" for line in sleeper.lines()))
 
 
+async def test_a_worker_that_was_stopped_for_long_goes_on(broker: Broker, valkey: Valkey, hire: Hire) -> None:
+    # given a worker that is stopped for more than twice the time in which its event loop must answer
+    worker = hire("a", lease_ms=3000, beat_s=0.5, step_timeout_s=1)
+    worker.send(signal.SIGSTOP)
+    until(lambda: not valkey.client.exists("{p}:worker:a"))
+    # when it wakes up
+    worker.send(signal.SIGCONT)
+    # then it does not take itself for one that hangs
+    await submit(broker, "j", 1, 10)
+    assert await result(broker, "j") == whole(1, 10)
+    assert worker.terminate() == 0
+
+
 async def test_a_worker_whose_model_hangs_leaves(broker: Broker, valkey: Valkey, hire: Hire) -> None:
     # given a model of which no step comes back, and jobs of one row and more, with short and long prompts
     for seed in range(4):
