@@ -110,11 +110,14 @@ class Gateway(Service):
 
     def is_ready(self) -> bool:
         """Whether the broker answers and a live worker serves the default model."""
-        return httpx.get(f"{self.url}/health/ready").status_code == 200
+        try:
+            return httpx.get(f"{self.url}/health/ready").status_code == 200
+        except httpx.TransportError:  # it may be too busy to answer soon
+            return False
 
     def counted(self, name: str) -> float:
         """The sum of a counter's samples, as GET /metrics tells it."""
-        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
+        lines = httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}[ {{]", line))
 
 

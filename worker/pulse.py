@@ -24,7 +24,9 @@ class Pulse:
 
     beat_s: period. stuck_s: an event loop that does not answer for so long gets no more beats, so that others take
     over, until it answers again; where it does not for as long once more, the process ends, and a supervisor starts it
-    anew. Where the beat itself fails, the engine is told that it hangs: a worker without a beat is none.
+    anew. Both are counted in periods of this thread: while the whole process is stopped, or its machine sleeps, nothing
+    is asked, and a loop that was not asked has not failed to answer. Where the beat itself fails, the engine is told
+    that it hangs: a worker without a beat is none.
     """
 
     def __init__(self, heart: Heart, engine: Engine, beat_s: float, stuck_s: float) -> None:
@@ -33,7 +35,7 @@ class Pulse:
         self._beat_s = beat_s
         self._stuck_s = stuck_s
         self._loop = asyncio.get_running_loop()
-        self._answered_at = time.monotonic()
+        self._unanswered = 0  # periods in which the loop was asked, since it last answered
         self._counted = (time.monotonic(), engine.tokens_made)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
@@ -48,8 +50,9 @@ class Pulse:
     def _run(self) -> None:
         try:
             while not self._end.wait(self._beat_s):
+                self._unanswered += 1
                 self._loop.call_soon_threadsafe(self._answer)
-                silent_s = time.monotonic() - self._answered_at
+                silent_s = self._unanswered * self._beat_s
                 if silent_s > 2 * self._stuck_s:
                     self._give_up()
                 elif silent_s > self._stuck_s:
@@ -84,7 +87,7 @@ class Pulse:
         return Report(round((now - before) / (now_s - before_s), 2), self._engine.coverage())
 
     def _answer(self) -> None:
-        self._answered_at = time.monotonic()
+        self._unanswered = 0
 
     def _hear(self, leases: list[Lease], beat: Beat) -> None:
         self._engine.lose(lease for lease in leases if lease[0] in beat.fenced)

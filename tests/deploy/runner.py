@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -15,14 +16,17 @@ from tests.waiting import until
 
 
 class Runner:
-    """`python -m deploy.stack` with its state in `folder`. catalog: a file of deploy/catalogs."""
+    """`python -m deploy.stack` with its state in `folder`. catalog: a file of deploy/catalogs; program: what Python is
+    told to run, where it is not just that."""
 
-    def __init__(self, folder: Path, catalog: str, port: int, *options: str) -> None:
+    def __init__(
+        self, folder: Path, catalog: str, port: int, *options: str, program: Sequence[str] = ("-m", "deploy.stack")
+    ) -> None:
         self.state = folder / "var"
         self.port = port
         self._output = folder / f"output-{port}"
         environ = {key: value for key, value in os.environ.items() if not key.startswith("COROLLA_")}
-        command = [sys.executable, "-m", "deploy.stack", "--state", str(self.state), "--port", str(port), *options]
+        command = [sys.executable, *program, "--state", str(self.state), "--port", str(port), *options]
         with self._output.open("wb") as file:
             self.process = subprocess.Popen(
                 command,
@@ -38,7 +42,7 @@ class Runner:
         """What it has said."""
         return self._output.read_text().splitlines()
 
-    def wait_for(self, text: str, timeout_s: float = 20, times: int = 1) -> None:
+    def wait_for(self, text: str, timeout_s: float = 60, times: int = 1) -> None:
         """Return when so many lines hold `text`; fail when it ends before."""
 
         def is_said() -> bool:
@@ -50,7 +54,7 @@ class Runner:
 
     def health(self, number: int = 0) -> httpx.Response:
         """/health/ready of a gateway."""
-        return httpx.get(f"http://127.0.0.1:{self.port + number}/health/ready")
+        return httpx.get(f"http://127.0.0.1:{self.port + number}/health/ready", timeout=30)
 
     def service(self, name: str) -> psutil.Process:
         """The process that was started as that service."""
@@ -64,7 +68,7 @@ class Runner:
     def stop(self, how: signal.Signals = signal.SIGINT) -> int:
         """Ask it to stop, wait, and return its exit status."""
         self.process.send_signal(how)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=60)
 
     def clean_up(self) -> None:
         """For the end of a test: whatever happened, nothing stays."""

@@ -253,7 +253,7 @@ async def start(stack: Stack) -> None:
         if not service.runs:
             await asyncio.to_thread(service.start)
     for gateway in stack.gateways:
-        await asyncio.to_thread(until, gateway.is_ready)
+        await asyncio.to_thread(until, gateway.is_ready, 60)
 
 
 @pytest.fixture(scope="package")

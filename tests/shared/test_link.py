@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 import redis
@@ -32,6 +32,16 @@ async def client(valkey: Valkey) -> AsyncIterator[Link]:
     await client.close()
 
 
+@contextlib.contextmanager
+def silent(valkey: Valkey) -> Iterator[None]:
+    """The server takes connections and answers nothing while the block runs."""
+    valkey.send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        valkey.send(signal.SIGCONT)
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 async def test_a_cancellation_is_never_lost(client: Link, name: str) -> None:
     # whatever the operation is about when it comes
@@ -45,7 +55,7 @@ async def test_a_cancellation_is_never_lost(client: Link, name: str) -> None:
         for _ in range(moment):
             await asyncio.sleep(0)
         task.cancel()
-        await asyncio.wait([task], timeout=0.2)
+        await asyncio.wait([task], timeout=10)  # what has lost it goes on for ever
         assert task.cancelled(), f"lost at moment {moment}"
 
 
@@ -54,21 +64,17 @@ async def test_a_silent_redis_is_unavailable(
     client: Link, valkey: Valkey, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link, "ANSWER_TIMEOUT_S", 0.1)
-    valkey.client.client_pause(600)
-    before = time.monotonic()
-    with pytest.raises(BrokerUnavailable):
+    with silent(valkey), pytest.raises(BrokerUnavailable):
         await OPERATIONS[name](client)
-    assert time.monotonic() - before < 0.5
 
 
 async def test_a_blocking_read_of_a_silent_redis_is_unavailable(
     client: Link, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "ANSWER_TIMEOUT_S", 0.1)
     valkey.client.xgroup_create("{p}:some", "workers", 0, mkstream=True)
     assert await client.read_one("w", ["{p}:some"], 50) == []
-    valkey.client.client_pause(600)
-    with pytest.raises(BrokerUnavailable):
+    monkeypatch.setattr(link, "ANSWER_TIMEOUT_S", 0.1)
+    with silent(valkey), pytest.raises(BrokerUnavailable):
         await client.read_one("w", ["{p}:some"], 50)
 
 

@@ -20,7 +20,10 @@ repository = "{MODEL}"
 name = "Oracle"
 backend = "oracle"
 step_ms = """
-TIMING = Timing(lease_ms=1000)
+# For what waits for the end of a lease. Elsewhere it is so long that none comes to its end: not even where a worker has
+# nothing to run on for seconds.
+SHORT_LEASE_MS = 1000
+TIMING = Timing(lease_ms=60_000)
 READY = {f"{{p}}:ready:{MODEL}:{lane}" for lane in ("resumed", "interactive", "batch")}
 
 
@@ -43,14 +46,14 @@ async def log(broker: Broker, job: str) -> tuple[list[Token], Ending | None]:
 
 async def has(broker: Broker, job: str, count: int) -> None:
     """Return when the job has so many tokens."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len((await log(broker, job))[0]) < count:
             await asyncio.sleep(0.01)
 
 
 async def result(broker: Broker, job: str) -> tuple[str, Ending]:
     """Text and ending of a job, once it has ended."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (found := await log(broker, job))[1] is None:
             await asyncio.sleep(0.02)
     tokens, ending = found

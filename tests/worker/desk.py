@@ -76,11 +76,11 @@ class Desk:
 
     async def at_rest(self) -> None:
         """Return when the engine runs nothing."""
-        await until_async(lambda: self.engine.free == self.who.slots)
+        await until_async(lambda: self.engine.free == self.who.slots, 60)
 
     async def tokens(self, job: str, count: int) -> None:
         """Return when the log has that many tokens."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len((await self.log(job))[0]) < count:
                 await asyncio.sleep(0.005)
 

@@ -203,7 +203,7 @@ async def test_a_job_that_is_cancelled_before_its_first_token_leaves_its_session
 
 
 async def test_a_cancel_comes_with_the_answer_to_an_append(valkey: Valkey) -> None:
-    async with desk(valkey, OracleBackend(step_ms=5)) as at:
+    async with desk(valkey, OracleBackend(step_ms=50)) as at:
         job = await at.start(max_new_tokens=CAPACITY - 1)
         await at.tokens(job, 1)
         await at.broker.cancel(job)
@@ -224,7 +224,7 @@ async def test_what_breaks_a_job_breaks_no_other(valkey: Valkey) -> None:
 
 async def test_a_fenced_job_is_dropped(valkey: Valkey) -> None:
     model = backend("a" * 60)
-    model.pause_s = 0.01
+    model.pause_s = 0.05
     async with desk(valkey, model) as at:
         await at.broker.open_session("s", "corolla/test", CAPACITY, 60_000, 9)
         job = await at.start("s", max_new_tokens=60)
@@ -252,10 +252,10 @@ async def test_the_same_job_under_a_new_lease_replaces_the_old_one(valkey: Valke
 
 
 async def test_a_drain_hands_over_all_that_was_made(valkey: Valkey) -> None:
-    async with desk(valkey, OracleBackend(step_ms=5)) as at:
+    async with desk(valkey, OracleBackend(step_ms=50)) as at:
         job = await at.start(sampling=SamplingParams(seed=3), max_new_tokens=CAPACITY - 1)
         await at.tokens(job, 2)
-        leases = await at.engine.drain(5)
+        leases = await at.engine.drain(30)
         assert [name for name, _ in leases] == [job]
         tokens, ending = await at.log(job)
         assert ending is None
@@ -269,8 +269,8 @@ async def test_a_drain_does_not_wait_for_a_hanging_step(valkey: Valkey) -> None:
     async with desk(valkey, model) as at:
         job = await at.start(max_new_tokens=3)
         await until_async(lambda: model.steps == 1)
-        async with asyncio.timeout(2):
-            assert [name for name, _ in await at.engine.drain(10)] == [job]
+        async with asyncio.timeout(30):
+            assert [name for name, _ in await at.engine.drain(3600)] == [job]
         await until_async(lambda: model.sessions[0].closed)
 
 
@@ -278,11 +278,11 @@ async def test_slots_are_counted(valkey: Valkey) -> None:
     model = backend("abc")
     model.free_steps = 0
     async with desk(valkey, model, slots=1) as at:
-        await asyncio.wait_for(at.engine.has_room(), 1)
+        await asyncio.wait_for(at.engine.has_room(), 30)
         await at.start(max_new_tokens=1)
         waiting = asyncio.create_task(at.engine.has_room())
         await until_async(lambda: model.steps == 1)
         assert (at.engine.free, waiting.done()) == (0, False)
         model.released.set()
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 30)
         assert at.engine.free == 1

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 def scrape(port: int) -> dict[str, float]:
     """Every sample, by name and label values."""
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
     return {
         sample.name + "".join(f"|{value}" for _, value in sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -67,7 +67,7 @@ async def test_failed_steps_are_counted(valkey: Valkey, monkeypatch: pytest.Monk
 
 
 async def test_a_lost_lease_is_counted(valkey: Valkey) -> None:
-    async with desk(valkey, OracleBackend(5)) as at:
+    async with desk(valkey, OracleBackend(50)) as at:
         job = await at.start(max_new_tokens=50, sampling=SamplingParams())
         await at.tokens(job, 1)
         valkey.client.hset(f"{{p}}:job:{job}", "epoch", "9:other")
@@ -76,7 +76,7 @@ async def test_a_lost_lease_is_counted(valkey: Valkey) -> None:
 
 
 async def test_a_lost_lease_that_a_beat_tells_of_is_counted_once(valkey: Valkey) -> None:
-    async with desk(valkey, OracleBackend(5)) as at:
+    async with desk(valkey, OracleBackend(50)) as at:
         await at.start(max_new_tokens=50, sampling=SamplingParams())
         # when a beat hears of it, before the next token is refused
         for _ in range(2):

@@ -22,7 +22,7 @@ COUNT = CAPACITY - 1
 
 
 async def test_a_broker_that_was_killed_gets_what_it_missed(valkey: Valkey) -> None:
-    async with desk(valkey, OracleBackend(step_ms=10)) as at:
+    async with desk(valkey, OracleBackend(step_ms=30)) as at:
         job = await at.start(sampling=SamplingParams(seed=1), max_new_tokens=COUNT)
         await at.tokens(job, 5)
         # when the broker is killed and started again
@@ -33,7 +33,7 @@ async def test_a_broker_that_was_killed_gets_what_it_missed(valkey: Valkey) -> N
 
 
 async def test_a_lost_end_of_a_log_is_sent_again(valkey: Valkey) -> None:
-    async with desk(valkey, OracleBackend(step_ms=10)) as at:
+    async with desk(valkey, OracleBackend(step_ms=30)) as at:
         job = await at.start(sampling=SamplingParams(seed=1), max_new_tokens=COUNT)
         log, state = f"{{p}}:log:{job}", f"{{p}}:job:{job}"
         await at.tokens(job, 3)
@@ -60,7 +60,7 @@ async def test_a_job_runs_ahead_of_the_broker_only_so_far(valkey: Valkey) -> Non
         outbox = Outbox(claim, courier)
         for _ in range(MAX_UNSENT - 1):
             outbox.push(Token(2, "b"))
-        await asyncio.wait_for(outbox.has_room(), 1)
+        await asyncio.wait_for(outbox.has_room(), 10)
         # when one token more waits
         outbox.push(Token(2, "b"))
         waiting = asyncio.create_task(outbox.has_room())
@@ -68,11 +68,11 @@ async def test_a_job_runs_ahead_of_the_broker_only_so_far(valkey: Valkey) -> Non
         assert not waiting.done()
         # then there is room again once the broker has some, or when nothing can be said any more
         outbox.answered(Appended("ok", 2, False))
-        await asyncio.wait_for(waiting, 1)
+        await asyncio.wait_for(waiting, 10)
         assert outbox.pending() == Append("j", "1:x", 3, (Token(2, "b"),) * (MAX_UNSENT - 1))
         outbox.push(Token(2, "b"))
         outbox.answered(Appended("fenced", 9, False))
-        await asyncio.wait_for(outbox.is_empty(), 1)
+        await asyncio.wait_for(outbox.is_empty(), 10)
         assert outbox.pending() is None
 
 

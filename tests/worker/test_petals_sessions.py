@@ -153,7 +153,7 @@ async def test_dropped_sessions_collected_on_the_network_loop_freeze_nothing(
         session._chain.cycle = session._chain  # type: ignore[attr-defined]  # only a collection finds it
         del session
     await asyncio.to_thread(RemoteExpertWorker.run_coroutine, _collect())
-    assert await asyncio.wait_for(answer(backend, ids, 3), 10) == expected(local, ids, 3)
+    assert await asyncio.wait_for(answer(backend, ids, 3), 60) == expected(local, ids, 3)
 
 
 async def test_closes_that_fail_are_closes_and_freeze_nothing(
@@ -169,11 +169,11 @@ async def test_closes_that_fail_are_closes_and_freeze_nothing(
         for _ in range(20):
             session = backend.open(64)
             await step(session, ids, Draw(GREEDY, ids, len(ids)))
-            await asyncio.wait_for(session.close(), 5)
+            await asyncio.wait_for(session.close(), 60)
             session._chain.cycle = session._chain  # type: ignore[attr-defined]
             del session
     await asyncio.to_thread(RemoteExpertWorker.run_coroutine, _collect())
-    assert await asyncio.wait_for(answer(backend, ids, 3), 10) == expected(local, ids, 3)
+    assert await asyncio.wait_for(answer(backend, ids, 3), 60) == expected(local, ids, 3)
 
 
 async def test_a_stream_that_broke_fails_the_step_and_can_be_closed(swarm: Swarm) -> None:
@@ -207,7 +207,7 @@ async def test_no_room_for_the_attention_cache_is_said_and_harms_no_other(backen
         await step(session, ids, Draw(GREEDY, ids, len(ids)))
     assert caught.value.code is Code.CACHE_FULL
     await session.close()
-    assert await asyncio.wait_for(answer(backend, ids, 3), 10) == expected(local, ids, 3)
+    assert await asyncio.wait_for(answer(backend, ids, 3), 60) == expected(local, ids, 3)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ async def test_a_server_that_hangs_fails_the_step_in_time_and_is_used_again_late
     with _frozen(_last_server(swarm)):
         with pytest.raises(CorollaError) as caught:
             await asyncio.wait_for(step(session, [5], Draw(GREEDY, [*ids, 5], len(ids))), 15)
-        await asyncio.wait_for(session.close(), 20)
+        await asyncio.wait_for(session.close(), 60)
     assert caught.value.code is Code.SWARM
 
     async def recovered() -> list[int]:
@@ -301,4 +301,4 @@ async def test_stop_ends_a_step_that_a_server_keeps_waiting(swarm: Swarm, hasty:
         await asyncio.sleep(0)
         await hasty.stop()
         with pytest.raises(CorollaError):
-            await asyncio.wait_for(stepping, 10)
+            await asyncio.wait_for(stepping, 60)

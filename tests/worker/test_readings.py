@@ -179,7 +179,7 @@ async def test_a_cancel_is_heeded_between_pieces(valkey: Valkey, asked: dict[str
 async def test_a_piece_that_does_not_come_back_is_left_to_others(valkey: Valkey, asked: dict[str, Any]) -> None:
     model = backend()
     model.free_steps = 1
-    async with desk(valkey, model, step_timeout_s=0.1, capacity=4 * MAX_POSITIONS) as at:
+    async with desk(valkey, model, step_timeout_s=1, capacity=4 * MAX_POSITIONS) as at:
         job = await at.start(prompt=LONG, **asked)
         await at.at_rest()
         # nothing was said about it: its lease expires

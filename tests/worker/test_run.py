@@ -1,5 +1,6 @@
 """A job's steps: long prompts in pieces, time limits, and new attempts where the swarm failed."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -64,16 +65,19 @@ async def test_pieces_of_several_rows_are_as_much_smaller(valkey: Valkey) -> Non
 async def test_a_prompt_that_moves_is_not_overdue(valkey: Valkey) -> None:
     # given a prompt that takes longer than a step may, but none of whose pieces does
     model = backend("a")
-    model.pause_s = 0.4
-    async with desk(valkey, model, capacity=ROOM, step_timeout_s=1) as at:
-        assert await at.ask(prompt=LONG, max_new_tokens=1) == ("a", finished(len(LONG_IDS), 1))
+    model.pause_s = 0.5
+    prompt = 4 * LONG
+    length = len(TOKENIZER.encode(prompt, True))
+    async with desk(valkey, model, capacity=length + 1, step_timeout_s=5) as at:
+        assert await at.ask(prompt=prompt, max_new_tokens=1) == ("a", finished(length, 1))
         assert not at.engine.hung.is_set()
+    assert len(model.pieces) * model.pause_s > 5
 
 
 async def test_a_piece_that_does_not_come_back_is_left_to_others(valkey: Valkey) -> None:
     model = backend()
     model.free_steps = 1
-    async with desk(valkey, model, capacity=ROOM, step_timeout_s=0.1) as at:
+    async with desk(valkey, model, capacity=ROOM, step_timeout_s=1) as at:
         job = await at.start(prompt=LONG, max_new_tokens=3)
         await at.at_rest()
         assert await at.log(job) == ([], None)
@@ -103,7 +107,8 @@ async def test_a_late_job_fails_and_frees_its_slot(valkey: Valkey) -> None:
     model = backend()
     model.free_steps = 0
     async with desk(valkey, model) as at:
-        job = await at.start(deadline_ms=100, max_new_tokens=3)
+        job = await at.submit(max_new_tokens=3)
+        at.engine.start(dataclasses.replace(await at.claim(), remaining_ms=100))
         text, ending = await at.result(job)
         words = "The answer was not finished in time, please try again later"
         assert (text, ending) == ("", JobFailed(Code.DEADLINE, words))
@@ -127,13 +132,13 @@ async def test_a_step_that_does_not_come_back_is_left_to_others(valkey: Valkey) 
 async def test_a_model_of_which_other_steps_come_back_does_not_hang(valkey: Valkey) -> None:
     model = backend("a" * 60)
     model.free_steps = 1
-    async with desk(valkey, model, step_timeout_s=0.2) as at:
+    async with desk(valkey, model, step_timeout_s=2) as at:
         # given a job whose first step takes for ever, and another one that goes on
         model.steps = 1
         stuck = await at.start(max_new_tokens=3)
         await until_async(lambda: model.steps == 2)
         model.free_steps = 1000
-        model.pause_s = 0.01
+        model.pause_s = 0.05
         await at.start(max_new_tokens=60)
         # then only the first is left to others
         await until_async(lambda: stuck not in dict(at.engine.leases()))
@@ -212,14 +217,14 @@ async def test_a_piece_makes_nothing_good(valkey: Valkey) -> None:
         assert await at.ask(prompt=LONG, max_new_tokens=3) == ("", FAILED)
 
 
-async def test_no_attempt_begins_after_the_deadline(valkey: Valkey) -> None:
+async def test_no_attempt_begins_after_the_deadline(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     # given too little time for the pause before a third attempt
+    monkeypatch.setattr(worker.run, "RETRY_DELAYS_S", {Code.SWARM: (0.0, 3600.0)})
     model = backend()
     model.failure = SWARM
     async with desk(valkey, model) as at:
-        job = await at.start(deadline_ms=900, max_new_tokens=3)
         # then what was wrong is told at once
-        assert await at.result(job) == ("", FAILED)
+        assert await at.ask(max_new_tokens=3) == ("", FAILED)
     assert model.steps == 2
 
 
