@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Return when `condition()` is true; fail after `timeout_s`."""
     end = time.monotonic() + timeout_s
     while not condition():
@@ -13,7 +13,7 @@ def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-async def until_async(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+async def until_async(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """As `until`, while other tasks go on."""
     end = time.monotonic() + timeout_s
     while not condition():

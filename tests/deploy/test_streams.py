@@ -16,7 +16,7 @@ from websockets.http11 import Request, Response
 from deploy import streams
 from deploy.streams import Reader, Seen, WrongError
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = pytest.mark.anyio
 
 Answer = tuple[int, dict[str, str]]
 LATER: Answer = (503, {"Retry-After": "1"})

@@ -36,7 +36,7 @@ from worker.models import Served as ServedModel
 from worker.outbox import Courier
 from worker.sessions import Sessions
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 COMPLETIONS = "/v1/completions"
 SLOTS = 4

@@ -16,7 +16,7 @@ from tests.gateway.player import Player
 from tests.services import Gateway
 from tests.valkey import Valkey
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = pytest.mark.anyio
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 BODY = b"inputs=hi&max_new_tokens=1"

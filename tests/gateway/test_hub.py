@@ -21,7 +21,7 @@ from tests.gateway.player import Performance, Player, token, weighed
 from tests.valkey import Valkey
 from tests.waiting import until_async
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 JOB = "ab" * 16
 REQUEST = JobRequest(MODEL, SamplingParams(), "hi", max_new_tokens=9)

@@ -17,8 +17,6 @@ from websockets.sync.client import connect
 from tests.services import ROOT, Gateway
 from tests.valkey import Valkey, free_port
 
-pytestmark = pytest.mark.timeout(60)
-
 CATALOG = """
 [[families]]
 name = "Demo"

@@ -18,7 +18,7 @@ from tests.gateway.conftest import MODEL, Serve, Served
 from tests.gateway.player import Player
 from tests.valkey import Valkey, free_port
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 ASKED = {"inputs": "hi", "max_new_tokens": 3}
 

@@ -15,7 +15,7 @@ from tests.gateway.conftest import MODEL, Serve, Served
 from tests.gateway.player import Player
 from tests.valkey import Valkey
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 URL = "/api/v1/generate"
 FIELDS = {"inputs": "A cat", "max_new_tokens": "3"}

@@ -22,7 +22,7 @@ from tests.gateway.player import Performance, Player
 from tests.valkey import Valkey
 from tests.waiting import until_async
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 STREAM = {"inputs": "hi", "max_new_tokens": 1, "stop_sequence": "###"}
 

@@ -16,7 +16,7 @@ from tests.gateway.conftest import Serve, Served
 from tests.gateway.player import Performance, Player
 from tests.waiting import until_async
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 STALL_S = 0.5
 PAUSE_S = 0.05

@@ -13,7 +13,7 @@ from tests.gateway.conftest import MODEL, TIMING, Serve, Served
 from tests.gateway.player import Player
 from tests.valkey import Valkey
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 OTHER = "corolla/adapter"
 
