@@ -1,6 +1,7 @@
 """Waiting for a condition instead of for a time."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -19,3 +20,12 @@ async def until_async(condition: Callable[[], object], timeout_s: float = 60.0) 
     while not condition():
         assert time.monotonic() < end, f"not true within {timeout_s} s"
         await asyncio.sleep(0.01)
+
+
+async def until_closed(reader: asyncio.StreamReader) -> bytes:
+    """What came before the connection was closed, or reset, as it is where something is still on its way then."""
+    pieces = []
+    with contextlib.suppress(ConnectionResetError):
+        while piece := await reader.read(65536):
+            pieces.append(piece)
+    return b"".join(pieces)
