@@ -58,6 +58,11 @@ class Valkey:
         """End the server with SIGKILL; what it did not write to the file is lost."""
         self._end(signal.SIGKILL)
 
+    def write_through(self) -> None:
+        """From now on until its end, the server acknowledges only what is in its file, which else may come up to 2 s
+        later, while the disk is busy: see deploy/redis.py."""
+        self.client.config_set("appendfsync", "always")
+
     def send(self, number: signal.Signals) -> None:
         """Send the server's process a signal."""
         assert self._process is not None

@@ -308,6 +308,7 @@ async def test_a_broker_that_is_away_for_a_moment_is_waited_for(
     performance = await player.take()
     await performance.say(" sat")
     # when the broker is killed and started again
+    valkey.write_through()
     valkey.kill()
     later = asyncio.create_task(gateway.client.post(URL, json=FIELDS))
     valkey.start()

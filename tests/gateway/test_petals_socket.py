@@ -247,6 +247,7 @@ async def test_resume_after_an_attempt_that_the_broker_was_not_there_for(
     # given a client that tries to go on while the broker is away
     cursor, performance = await begin(gateway, player)
     monkeypatch.setattr(petals_socket, "BRIEF_S", 0.2)
+    valkey.write_through()
     valkey.kill()
     async with dialogue(gateway.ws_url) as socket:
         await socket.send(cursor)
