@@ -11,7 +11,9 @@ PORT = 6379
 
 def command(port: int, folder: Path) -> list[str]:
     """A server that keeps its data in an append-only file in `folder`: it outlives a kill -9 of the server, but for the
-    last second where the machine fails. Jobs must never be evicted, so a full memory refuses writes."""
+    last second where the machine fails; and for up to two where the disk is so busy that an fsync is still under way,
+    since the server holds back what it would write meanwhile. Jobs must never be evicted, so a full memory refuses
+    writes."""
     options = {
         "bind": "127.0.0.1",
         "port": port,

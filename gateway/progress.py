@@ -8,6 +8,8 @@ from typing import cast
 
 # A client that takes nothing for this long, while something waits for it, is gone.
 STALL_TIMEOUT_S = 30.0
+# This process itself stood still where it looks later than by this part of that: then nothing could be sent either.
+_LATE = 1 / 20
 # What a connection holds for its client; beyond that, who sends more waits. The system holds more: see server.py.
 HELD_BYTES = 16 << 10
 # Of Linux' struct tcp_info: tcpi_unacked, tcpi_bytes_acked and tcpi_notsent_bytes.
@@ -36,7 +38,8 @@ class Progress:
         """See to what waits to be sent, if anything does."""
         waits, taken = self._look()
         if waits and self._timer is None:
-            self._timer = self._loop.call_later(STALL_TIMEOUT_S, self._compare, taken)
+            due = self._loop.time() + STALL_TIMEOUT_S
+            self._timer = self._loop.call_at(due, self._compare, taken, due)
 
     def rest(self) -> None:
         """What waited has been sent, or nobody is there."""
@@ -44,10 +47,11 @@ class Progress:
             self._timer.cancel()
             self._timer = None
 
-    def _compare(self, before: int) -> None:
+    def _compare(self, before: int, due: float) -> None:
         self._timer = None
         waits, taken = self._look()
-        if waits and taken == before:
+        was_awake = self._loop.time() - due <= _LATE * STALL_TIMEOUT_S
+        if waits and taken == before and was_awake:
             # By a reset: else the system would keep what it has for the client, and go on offering it.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             self._transport.abort()

@@ -1,24 +1,29 @@
 """A private Valkey server on loopback, which tests may kill and start again on the same data."""
 
+import itertools
+import random
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 import redis
 
+from deploy import ports
 from deploy.redis import command as broker_command
 
 # A long file takes a while to be read again, on a busy machine.
 START_TIMEOUT_S = 60.0
+# Below those that the system gives to connections, which could take one before its server does, and below those of the
+# local stack's swarm.
+_PORTS = range(10_000, 31_000)
+# Each once a run, which may go on beside another one.
+_given = itertools.count(random.randrange(len(_PORTS)))
 
 
 def free_port() -> int:
-    """A port that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nothing listens on, and that no other caller was given."""
+    return next(port for number in _given if ports.is_free(port := _PORTS[number % len(_PORTS)]))
 
 
 class Valkey:
@@ -52,6 +57,11 @@ class Valkey:
     def kill(self) -> None:
         """End the server with SIGKILL; what it did not write to the file is lost."""
         self._end(signal.SIGKILL)
+
+    def write_through(self) -> None:
+        """From now on until its end, the server acknowledges only what is in its file, which else may come up to 2 s
+        later, while the disk is busy: see deploy/redis.py."""
+        self.client.config_set("appendfsync", "always")
 
     def send(self, number: signal.Signals) -> None:
         """Send the server's process a signal."""

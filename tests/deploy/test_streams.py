@@ -18,7 +18,7 @@ from deploy import streams
 from deploy.streams import Reader, Seen, WrongError
 from tests.waiting import until_async
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = pytest.mark.anyio
 
 Answer = tuple[int, dict[str, str]]
 LATER: Answer = (503, {"Retry-After": "1"})

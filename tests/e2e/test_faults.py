@@ -77,6 +77,7 @@ async def test_a_worker_that_is_told_to_leave_hands_its_jobs_on_at_once(oracle: 
 
 async def test_the_broker_is_killed_and_comes_back(oracle: Stack) -> None:
     task, _ = await begin(oracle, 14, secrets.token_hex(16))
+    oracle.valkey.write_through()
     oracle.valkey.kill()
     oracle.valkey.start()
     got, _, _ = await task

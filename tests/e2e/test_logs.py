@@ -156,6 +156,7 @@ async def test_no_prompt_key_or_traceback_is_in_a_log(
         asking = asyncio.create_task(client.post("/api/v1/generate", data=fields))
         await until_async(lambda: list(valkey.client.scan_iter("*worker:*:jobs")) and valkey.client.zcard("{p}:due"))
         worker.kill()
+        valkey.write_through()
         valkey.kill()
         valkey.start()
         worker.start()

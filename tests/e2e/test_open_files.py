@@ -11,7 +11,7 @@ from tests.deploy.test_catalogs import CATALOGS
 from tests.services import Gateway, Service, Worker
 from tests.valkey import Valkey
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(params=[Gateway, Worker])

@@ -23,6 +23,7 @@ async def test_the_broker_is_killed_and_comes_back_with_its_file(stack: Stack, d
     for number in range(20 if FULL else 2):
         async with reading(stack.readers(STREAMS, 100, first=100 * number + 1)):
             await asyncio.sleep(dice.uniform(0, 1))
+            stack.valkey.write_through()
             stack.valkey.kill()
             await asyncio.sleep(dice.uniform(0, 1))
             stack.valkey.start()

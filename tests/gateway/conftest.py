@@ -23,7 +23,7 @@ from tests.waiting import until_async
 MODEL = "corolla/demo"
 SECRET = "corolla/secret"
 CHAT = Chat(max_session_length=2048)
-TIMING = Timing(check_s=0.2)
+TIMING = Timing(check_s=0.2, lease_ms=60_000)  # a player registers once
 
 
 class Served:

@@ -8,7 +8,7 @@ from shared.broker import Broker
 from shared.messages import Ending, FinishReason, JobFinished, Logprobs, Token
 from shared.records import Append, Appended, Claim, Registration, SessionCommit
 
-PATIENCE_S = 10.0  # with what must come
+PATIENCE_S = 30.0  # with what must come
 
 
 def token(text: str) -> Token:
@@ -50,18 +50,14 @@ class Performance:
         return await self.say(*texts, ending=ending, commit=commit)
 
     async def is_cancelled(self) -> bool:
-        """Whether the job is to end now."""
-        return (await self._ask()).cancelled
+        """Whether the job is to end now, or was ended for a worker that took too long to."""
+        return not await self.is_running()
 
     async def is_running(self) -> bool:
         """Whether the job is this worker's, and is to go on."""
-        answer = await self._ask()
-        return answer.status == "ok" and not answer.cancelled
-
-    async def _ask(self) -> Appended:
         nothing = Append(self.claim.job, self.claim.epoch, 1, ())
         (appended,) = await self._broker.append([nothing])
-        return appended
+        return appended.status == "ok" and not appended.cancelled
 
     async def until_cancelled(self) -> None:
         """Return when the job is to end."""

@@ -16,7 +16,7 @@ from shared.messages import FinishReason, JobFailed, JobFinished, Message, Token
 from tests.gateway.conftest import MODEL, Serve, Served
 from tests.gateway.player import Performance, Player, token, weighed
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 HI = {"messages": [{"role": "user", "content": "hi"}]}

@@ -6,7 +6,7 @@ from tests.gateway.conftest import MODEL, Serve, Served
 from tests.gateway.player import Player
 from tests.valkey import Valkey
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 
 async def test_live(gateway: Served) -> None:

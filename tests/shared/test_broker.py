@@ -892,6 +892,7 @@ async def test_what_was_written_survives_a_killed_server(broker: Broker, valkey:
     valkey.client.bgrewriteaof()
     while valkey.client.info("persistence")["aof_rewrite_in_progress"]:
         await asyncio.sleep(0.01)
+    valkey.write_through()
     valkey.kill()
     valkey.start()
     # then the subscription is made again and the worker goes on

@@ -12,7 +12,7 @@ from tests.worker.desk import MODEL, desk
 from worker.metrics import Metrics
 from worker.oracle_backend import OracleBackend, OracleSession
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.anyio
 
 
 def scrape(port: int) -> dict[str, float]:
