@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from worker.backend import Choice, Draw
-from worker.penalties import Penalties
-from worker.sampling import Sampler, choose
+from worker.sampling import Row, Sampler, choose
 
 MAX_ROWS = 64  # of one product: bounds its memory, and its time where rows cost time
 SMALL = 2**20  # weights: on a CPU, rows go through so few in less time than a change of threads costs
@@ -25,7 +24,7 @@ class _Ready:
     """Rows of one session, and where their tokens go. hidden: [rows, size]."""
 
     hidden: torch.Tensor
-    rows: list[Penalties]
+    rows: list[Row]
     chosen: asyncio.Future[list[Choice]]
 
     def answer(self, choices: list[Choice] | Exception) -> None:
@@ -120,9 +119,11 @@ class Head:
     def _choose(self, batch: list[_Ready]) -> tuple[list[Choice], list[bool]]:
         """The choice for every row, and whether the row was finite."""
         hidden = torch.cat([ready.hidden for ready in batch]) if len(batch) > 1 else batch[0].hidden
-        finite: list[bool] = torch.isfinite(hidden).all(dim=1).tolist()
-        logits = project(self._weight, self._norm(hidden.to(self._weight.device, self._weight.dtype)))
-        return choose(logits, [row for ready in batch for row in ready.rows]), finite
+        finite = torch.isfinite(hidden).all(dim=1)
+        # Where one row is no number its token would be beyond the vocabulary: that fails all rows, on a GPU for good.
+        sound = hidden if finite.all() else hidden.masked_fill(~finite.unsqueeze(1), 0)
+        logits = project(self._weight, self._norm(sound.to(self._weight.device, self._weight.dtype)))
+        return choose(logits, [row for ready in batch for row in ready.rows]), finite.tolist()
 
 
 def project(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -45,12 +45,13 @@ class Tally:
 
 
 class Penalties:
-    """What one row's draws need between them. Made once for an answer; raises InvalidField for a bias beyond the
-    vocabulary."""
+    """What one row's draws need between them: made once for an answer, and does not hold its draw. Raises InvalidField
+    for a bias beyond the vocabulary."""
 
     def __init__(self, draw: Draw, vocabulary: int) -> None:
         sampling = draw.sampling
-        self.draw = draw
+        self.sampling = sampling
+        self._ids, self._start = draw.ids, draw.start
         self.bias = sampling.logit_bias
         if self.bias and max(self.bias) >= vocabulary:
             text = f"`logit_bias` may name tokens from 0 to {vocabulary - 1}, but names {max(self.bias)}"
@@ -70,15 +71,15 @@ class Penalties:
     @property
     def too_early(self) -> bool:
         """Whether the answer must not end with the next token."""
-        return len(self.ends) > 0 and self.draw.position < self.draw.sampling.min_tokens
+        return len(self.ends) > 0 and len(self._ids) - self._start < self.sampling.min_tokens
 
 
 def penalize(rows: torch.Tensor, penalties: Sequence[Penalties]) -> torch.Tensor:
     """Apply all rules to rows [rows, vocabulary] in float32, which are changed in place."""
     used = [(row, each) for row, each in enumerate(penalties) if each.any]
     _add(rows, [(row, each.bias_ids, each.bias_values) for row, each in used if each.bias])
-    _repel(rows, [_repetition(row, each.seen, each.draw.sampling) for row, each in used if each.seen])
-    _add(rows, [_presence(row, each.said, each.draw.sampling) for row, each in used if each.said])
+    _repel(rows, [_repetition(row, each.seen, each.sampling) for row, each in used if each.seen])
+    _add(rows, [_presence(row, each.said, each.sampling) for row, each in used if each.said])
     _add(rows, [(row, each.ends, np.full(len(each.ends), -np.inf, np.float32)) for row, each in used if each.too_early])
     return rows
 

@@ -14,6 +14,7 @@ from worker.penalties import Penalties, penalize
 from worker.warpers import warp
 
 Ranks = list[tuple[tuple[int, float], ...]]
+Row = tuple[Draw, Penalties]
 
 
 class Sampler:
@@ -21,23 +22,24 @@ class Sampler:
 
     def __init__(self, vocabulary: int) -> None:
         self._vocabulary = vocabulary
+        # As long as a row's tokens are chosen: what is kept here must not hold its draw.
         self._penalties: WeakKeyDictionary[Draw, Penalties] = WeakKeyDictionary()
 
-    def admit(self, draws: Sequence[Draw]) -> list[Penalties]:
-        """What the rules of these rows need. Raises InvalidField for a rule that this vocabulary cannot have."""
-        found = []
-        for draw in draws:
-            penalties = self._penalties.get(draw)
-            if penalties is None:
-                penalties = self._penalties[draw] = Penalties(draw, self._vocabulary)
-            found.append(penalties)
-        return found
+    def admit(self, draws: Sequence[Draw]) -> list[Row]:
+        """The rows of these draws. Raises InvalidField for a rule that this vocabulary cannot have."""
+        return [(draw, self._penalties_of(draw)) for draw in draws]
+
+    def _penalties_of(self, draw: Draw) -> Penalties:
+        penalties = self._penalties.get(draw)
+        if penalties is None:
+            penalties = self._penalties[draw] = Penalties(draw, self._vocabulary)
+        return penalties
 
 
-def choose(logits: torch.Tensor, rows: Sequence[Penalties]) -> list[Choice]:
+def choose(logits: torch.Tensor, rows: Sequence[Row]) -> list[Choice]:
     """The next token of every row of `logits` [rows, vocabulary], in any format, on any device; a row's choice does not
     depend on the others. What is needed of the logits is brought to the CPU for all rows at once."""
-    draws = [row.draw for row in rows]
+    draws = [draw for draw, _ in rows]
     plain = logits.float()
     normal = plain.log_softmax(1) if any(_wants_logarithms(draw) for draw in draws) else plain
     scores = _penalized(plain, normal, rows)
@@ -58,18 +60,18 @@ def _wants_logarithms(draw: Draw) -> bool:
     return draw.ranked > 0 or draw.sampling.logprobs is not None
 
 
-def _penalized(plain: torch.Tensor, normal: torch.Tensor, rows: Sequence[Penalties]) -> torch.Tensor:
+def _penalized(plain: torch.Tensor, normal: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     """Scores that the rules have changed: of logits, or of their logarithms where beam search wants them."""
     scores = plain
-    beams = [place for place, row in enumerate(rows) if row.draw.ranked]
+    beams = [place for place, (draw, _) in enumerate(rows) if draw.ranked]
     if beams:
         index = torch.tensor(beams, device=plain.device)
         scores = plain.index_copy(0, index, normal[index])
-    changed = [place for place, row in enumerate(rows) if row.any]
+    changed = {place: penalties for place, (_, penalties) in enumerate(rows) if penalties.any}
     if not changed:
         return scores
-    index = torch.tensor(changed, device=plain.device)
-    return scores.index_copy(0, index, penalize(scores[index], [rows[place] for place in changed]))
+    index = torch.tensor(list(changed), device=plain.device)
+    return scores.index_copy(0, index, penalize(scores[index], list(changed.values())))
 
 
 def _choose(scores: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:

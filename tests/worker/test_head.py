@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -103,14 +104,23 @@ async def test_one_product_takes_a_bounded_number_of_rows(norm: Norm, weight: to
     assert chosen == [_best(weight, _rows(count, seed)) for seed in range(3)]
 
 
-async def test_a_row_that_is_no_number_fails_alone(norm: Norm, weight: torch.Tensor) -> None:
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+@pytest.mark.parametrize("rules", [{}, {"top_p": 0.9}, {"top_k": 3}, {"typical_p": 0.9}, {"min_p": 0.1}])
+async def test_a_row_that_is_no_number_fails_alone(
+    norm: Norm, weight: torch.Tensor, rules: dict[str, Any], value: float
+) -> None:
     head = Head(norm, weight)
     sick = _rows(2, 1)
-    sick[1, 3] = torch.inf
-    well, ill = await asyncio.gather(
-        head.choose(_rows(2), _draws(2)), head.choose(sick, _draws(2)), return_exceptions=True
+    sick[1, 3] = value
+    rest = Draw(SamplingParams(do_sample=True, logprobs=2, **rules), [], 0)
+    well, neighbour, ill = await asyncio.gather(
+        head.choose(_rows(2), _draws(2)),
+        head.choose(_rows(1), [rest]),
+        head.choose(sick, [rest, Draw(rest.sampling, [], 0)]),
+        return_exceptions=True,
     )
-    assert well == _best(weight, _rows(2))
+    assert [choice.id for choice in well] == [choice.id for choice in _best(weight, _rows(2))]
+    assert neighbour == await head.choose(_rows(1), [rest])
     assert isinstance(ill, FloatingPointError)
 
 

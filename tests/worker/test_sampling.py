@@ -1,5 +1,8 @@
 """The next tokens of rows with different rules, and draws that depend on seed, row and position alone."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,6 +28,16 @@ def _choose(rows: torch.Tensor, draws: list[Draw]) -> list[Choice]:
 def _id(row: torch.Tensor, draw: Draw) -> int:
     (choice,) = _choose(row.unsqueeze(0), [draw])
     return choice.id
+
+
+def test_nothing_is_kept_of_a_row_whose_answer_is_over() -> None:
+    sampler = Sampler(VOCABULARY)
+    draw = _draw(SamplingParams(repetition_penalty=1.2, presence_penalty=0.5, min_tokens=3))
+    over = weakref.ref(draw)
+    choose(torch.zeros(1, VOCABULARY), sampler.admit([draw]))
+    del draw
+    gc.collect()
+    assert over() is None
 
 
 def test_greedy_takes_the_best_of_the_penalized_logits_and_nothing_else() -> None:
