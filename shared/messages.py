@@ -11,7 +11,7 @@ import enum
 
 import msgspec
 
-from shared.errors import Code
+from shared.errors import Code, InvalidField
 from shared.sampling import BeamParams, SamplingParams
 
 PRIORITIES = ("interactive", "batch")
@@ -157,8 +157,11 @@ def encode(message: JobRequest | Ending | tuple[Token, ...]) -> bytes:
 
 
 def decode_request(raw: bytes) -> JobRequest:
-    """The inverse of encode; raises msgspec.ValidationError for anything else."""
-    return _request.decode(raw)
+    """The inverse of encode; raises msgspec.ValidationError for anything else, such as what another version allows."""
+    try:
+        return _request.decode(raw)
+    except InvalidField as error:
+        raise msgspec.ValidationError(error.message) from error
 
 
 def decode_entry(last: int, tokens: bytes, ending: bytes) -> LogEntry:

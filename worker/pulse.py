@@ -50,9 +50,9 @@ class Pulse:
     def _run(self) -> None:
         try:
             while not self._end.wait(self._beat_s):
+                silent_s = self._unanswered * self._beat_s
                 self._unanswered += 1
                 self._loop.call_soon_threadsafe(self._answer)
-                silent_s = self._unanswered * self._beat_s
                 if silent_s > 2 * self._stuck_s:
                     self._give_up()
                 elif silent_s > self._stuck_s:

@@ -7,13 +7,14 @@ import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
-from shared.broker import INTERRUPTED, Broker
+from shared.broker import INTERRUPTED, UNREADABLE, Broker
 from shared.errors import BrokerUnavailable, Code, CorollaError
 from shared.heart import Heart
 from shared.keys import Timing
-from shared.messages import Ending, FinishReason, JobFailed, JobFinished, JobRequest, LogEntry, Token
+from shared.messages import Ending, FinishReason, JobFailed, JobFinished, JobRequest, LogEntry, Token, encode
 from shared.records import (
     Append,
     Appended,
@@ -443,6 +444,19 @@ async def test_an_event_that_another_version_wrote(broker: Broker, valkey: Valke
     with pytest.raises(CorollaError, match="does not understand the answer") as refused:
         await broker.attach("j1", "g1", 0)
     assert refused.value.code is Code.INTERNAL
+
+
+@pytest.mark.parametrize("field", ["top_k", "seed"])
+async def test_a_request_that_another_version_allows_fails_in_words_and_alone(
+    broker: Broker, valkey: Valkey, field: str
+) -> None:
+    await submit(broker, job("j1"))
+    await submit(broker, job("j2"))
+    wider = msgspec.msgpack.decode(encode(job("j1").request))
+    wider["sampling"][field] = -1
+    valkey.client.hset("{p}:job:j1", "request", msgspec.msgpack.encode(wider))
+    assert [claim.job for claim in await broker.claim(ONE, 2, 0)] == ["j2"]
+    assert await finished(broker, "j1") == LogEntry(1, (), UNREADABLE)
 
 
 async def test_what_nobody_has_room_for_is_not_decoded(broker: Broker, valkey: Valkey) -> None:

@@ -119,6 +119,7 @@ async def test_a_row_that_is_no_number_fails_alone(
         head.choose(sick, [rest, Draw(rest.sampling, [], 0)]),
         return_exceptions=True,
     )
+    assert isinstance(well, list)
     assert [choice.id for choice in well] == [choice.id for choice in _best(weight, _rows(2))]
     assert neighbour == await head.choose(_rows(1), [rest])
     assert isinstance(ill, FloatingPointError)

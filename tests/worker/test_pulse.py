@@ -71,6 +71,16 @@ async def test_a_loop_that_is_stuck_lets_its_leases_go(valkey: Valkey, monkeypat
             await until_async(lambda: lives(valkey))
 
 
+async def test_a_loop_that_answers_is_none_that_hangs_however_short_a_step_may_be(valkey: Valkey) -> None:
+    async with (
+        desk(valkey, hanging(), timing=TIMING) as at,
+        Pulse(Heart(valkey.url, at.who, TIMING), at.engine, TIMING.beat_s, stuck_s=TIMING.beat_s / 4),
+    ):
+        for _ in range(3):
+            valkey.client.delete("{p}:worker:w1")
+            await until_async(lambda: lives(valkey))
+
+
 async def test_a_beat_that_fails_ends_the_worker(valkey: Valkey) -> None:
     async with desk(valkey, hanging(), timing=TIMING) as at:
         # given a broker that does not understand the worker
