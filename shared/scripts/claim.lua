@@ -94,5 +94,13 @@ table.insert(streams, redis.call('HINCRBY', KEYS[1], 'round', 1) % 2 == 0 and 1 
 for _, stream in ipairs(streams) do
   read(stream)
 end
+-- What is left for this worker alone, which may be busy for long, goes to whoever has a slot.
+if #claims >= free and unread(KEYS[2]) > 0 then
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '+')) do
+    if redis.call('HGET', P .. 'job:' .. entry[2][2], 'state') == 'ready' then
+      requeue(entry[2][2], KEYS[2], entry[1])
+    end
+  end
+end
 redis.call('HSET', KEYS[1], 'free', math.max(free - #claims, 0))
 return claims

@@ -818,6 +818,22 @@ async def test_a_session_over_two_workers(broker: Broker, valkey: Valkey) -> Non
     assert (await claim_one(broker, OTHER)).session == SessionSnapshot("s1", 64, [5, 70_000], 1)
 
 
+@pytest.mark.parametrize("rounds", [0, 1])
+async def test_a_dialogue_that_comes_back_does_not_wait_for_its_worker_while_another_one_is_free(
+    broker: Broker, valkey: Valkey, rounds: int
+) -> None:
+    # given a worker with one slot, which owns a session, and a turn of it and another job, either of them first in turn
+    await broker.open_session("s1", MODEL, 64, 60_000, 9)
+    await submit(broker, job("j1", session="s1"))
+    await append(broker, await claim_one(broker), 1, (A,), DONE)
+    await submit(broker, job("turn", session="s1"))
+    assert valkey.client.xlen("{p}:worker:w1:jobs") == 1
+    await submit(broker, job("other"))
+    valkey.client.hset("{p}:worker:w1", "round", rounds)
+    # then it takes one, and whoever has a slot the other
+    assert {(await claim_one(broker)).job, (await claim_one(broker, OTHER)).job} == {"turn", "other"}
+
+
 async def test_a_session_that_lost_a_turn_does_not_go_on_as_if_nothing_was(broker: Broker, valkey: Valkey) -> None:
     # given a session with two turns, one of which was cancelled in line
     await broker.open_session("s1", MODEL, 64, 60_000, 9)
