@@ -283,9 +283,9 @@ class Broker:
         """Give jobs (id, epoch) back, for others to go on with; counts as no attempt."""
         await self._link.run("requeue", [self.keys.worker(who.worker)], *_flat(leases))
 
-    async def leave(self, worker: str) -> None:
-        """This worker is gone: whatever it holds or was sent goes to others."""
-        await self._link.run("evacuate", [self.keys.worker(worker)], worker)
+    async def leave(self, worker: str, has_drained: bool = False) -> None:
+        """This worker is gone: whatever it holds or was sent goes to others; as no attempt, where it has drained."""
+        await self._link.run("evacuate", [self.keys.worker(worker)], worker, "1" if has_drained else "")
 
     async def is_alive(self, beginning: str) -> bool:
         """Whether a live worker's name begins like this."""

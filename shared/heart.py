@@ -29,7 +29,7 @@ class Heart:
 
     def leave(self) -> None:
         """This worker is gone: whatever it holds or was sent goes to others. Raises BrokerUnavailable."""
-        self._link.run("evacuate", [self._keys.worker(self._who.worker)], self._who.worker)
+        self._link.run("evacuate", [self._keys.worker(self._who.worker)], self._who.worker, "")
 
     def close(self) -> None:
         """Drop the connection."""

@@ -87,7 +87,7 @@ class Consumer:
     async def leave(self) -> None:
         """Sign off, and free the attention caches; no beat may come after it."""
         async with _farewell():
-            await self._broker.leave(self._who.worker)
+            await self._broker.leave(self._who.worker, has_drained=not self._engine.hung.is_set())
         async with _farewell():
             await self._sessions.close()
 

@@ -279,8 +279,18 @@ local function touch_worker(worker, models, slots, free, lease_ms)
   end
 end
 
--- A worker is gone: all that it held, or that stood in its own stream, goes to others.
-local function evacuate(worker)
+-- A worker is gone: all that it held, or that stood in its own stream, goes to others. Where it has drained, that was no
+-- attempt at what it was just being given.
+local function evacuate(worker, has_drained)
+  local function give_back(stream, entry)
+    local job = entry[2][2]
+    local key = P .. 'job:' .. job
+    local f = has_drained and redis.call('HMGET', key, 'state', 'entry', 'stalls')
+    if f and f[1] == 'running' and f[2] == entry[1] then
+      redis.call('HSET', key, 'stalls', math.max(f[3] - 1, 0))
+    end
+    requeue(job, stream, entry[1])
+  end
   local models = redis.call('HGET', P .. 'workers', worker)
   if not models then return end
   for model in string.gmatch(models, '%S+') do
@@ -289,7 +299,7 @@ local function evacuate(worker)
       local held = redis.pcall('XPENDING', stream, 'workers', '-', '+', 10000, worker)
       for _, row in ipairs(held.err and {} or held) do
         local entry = redis.call('XRANGE', stream, row[1], row[1])[1]
-        if entry then requeue(entry[2][2], stream, entry[1]) end
+        if entry then give_back(stream, entry) end
       end
       redis.pcall('XGROUP', 'DELCONSUMER', stream, 'workers', worker)
     end
@@ -297,7 +307,7 @@ local function evacuate(worker)
   end
   local own = P .. 'worker:' .. worker .. ':jobs'
   for _, entry in ipairs(redis.call('XRANGE', own, '-', '+')) do
-    requeue(entry[2][2], own, entry[1])
+    give_back(own, entry)
   end
   redis.call('DEL', own, P .. 'worker:' .. worker)
   redis.call('HDEL', P .. 'workers', worker)

@@ -347,7 +347,10 @@ async def test_draining_is_no_attempt(broker: Broker, valkey: Valkey) -> None:
         claim = await claim_one(broker)
         await broker.requeue(ONE, [(claim.job, claim.epoch)])
     assert valkey.client.hget("{p}:job:j1", "stalls") == b"0"
-    await broker.leave("w1")
+    # nor where it was given a job that it has not heard of any more
+    await claim_one(broker)
+    await broker.leave("w1", has_drained=True)
+    assert valkey.client.hget("{p}:job:j1", "stalls") == b"0"
     assert keys(valkey) - PERMANENT == {"{p}:job:j1", "{p}:sub:j1", "{p}:due"}
 
 
