@@ -15,6 +15,7 @@ from tests.faults.conftest import (
     BUSY,
     CATALOG,
     FULL,
+    LEASE_S,
     SILENCE_S,
     STEP_S,
     Stack,
@@ -36,7 +37,7 @@ POISON = 666
 TRAP = 667
 HOUR_S = 3600
 # Longer than two silences and what is read beside them.
-DEADLINE_S = 14
+DEADLINE_S = 10 + int(2 * LEASE_S)
 
 
 async def _restart_often(stack: Stack, deaths: list[int | None]) -> None:
