@@ -76,8 +76,9 @@ class OpenAi:
             body = await read_body(request, gateway.settings.max_body_bytes)
             fields = json_fields(body)
             self._tell(unknown_fields(fields, kind))
-            job = await choose_id(gateway, request, body)
-            call = parse(fields, self._limits(job))
+            call = parse(fields, Limits(gateway.catalog, gateway.settings.max_prompt_chars))
+            job = await choose_id(gateway, request, body, len(call.requests))
+            call = call.seeded(int(job[:16], 16) >> 1)
             await require_worker(gateway, call.requests[0].model)
             asked = _Asked(call, job, request)
             told = await unless_gone(request, read_prompts(gateway.jobs, call, asked.user, asked.caller))
@@ -94,9 +95,6 @@ class OpenAi:
             return json_answer(await unless_gone(request, _whole(source, Whole(frame, len(call.requests)))))
         except CorollaError as error:
             return refusal(error)
-
-    def _limits(self, job: str) -> Limits:
-        return Limits(self._gateway.catalog, self._gateway.settings.max_prompt_chars, int(job[:16], 16) >> 1)
 
     def _tell(self, unknown: list[str]) -> None:
         for name in unknown:

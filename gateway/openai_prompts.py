@@ -33,11 +33,10 @@ _REFUSED: dict[str, tuple[object, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a gateway allows, and what it takes where a client says nothing. seed: of the first prompt."""
+    """What a gateway allows."""
 
     catalog: Catalog
     max_prompt_chars: int
-    seed: int
 
 
 def find_model(catalog: Catalog, name: str | None) -> Model:

@@ -47,7 +47,7 @@ class Readings:
         settings = self._gateway.settings
         try:
             fields = json_fields(await read_body(request, settings.max_body_bytes))
-            asked = parse(fields, Limits(self._gateway.catalog, settings.max_prompt_chars, 0))
+            asked = parse(fields, Limits(self._gateway.catalog, settings.max_prompt_chars))
             await require_worker(self._gateway, asked.requests[0].model)
             ids, caller = job_ids(new_id(), len(asked.requests)), caller_of(request)
             user = user_of(asked.user)
