@@ -51,7 +51,7 @@ def completion_call(fields: dict[str, object], limits: Limits) -> Call:
     refuse_unsupported(fields)
     asked = read(fields, CompletionRequest)
     model = find_model(limits.catalog, asked.model)
-    prompts = prompts_of("prompt", asked.prompt, limits.max_prompt_chars)
+    prompts = prompts_of("prompt", asked.prompt, limits)
     silent = asked.max_tokens == 0
     if silent and not asked.echo:
         raise InvalidField("max_tokens", "`max_tokens` must be at least 1 without `echo`")

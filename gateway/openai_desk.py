@@ -11,6 +11,8 @@ from gateway.bodies import BodyRefused
 from gateway.callers import caller_of
 from gateway.errors import failure_answer
 from gateway.gateway import Gateway, new_id
+from gateway.openai_prompts import Limits
+from gateway.openai_types import MAX_PROMPTS
 from gateway.openai_words import failure_for, failure_of, no_worker
 from gateway.patience import BRIEF_S, patiently
 from shared.errors import Code, CorollaError
@@ -24,6 +26,13 @@ async def require_worker(gateway: Gateway, model: str) -> None:
     live = await patiently(lambda: gateway.broker.live_workers([model]), BRIEF_S)
     if not live[model]:
         raise no_worker(model)
+
+
+def limits_of(gateway: Gateway) -> Limits:
+    """What it allows. More prompts than may be asked for in a minute could never be let in."""
+    settings = gateway.settings
+    prompts = min(MAX_PROMPTS, settings.requests_per_min or MAX_PROMPTS)
+    return Limits(gateway.catalog, settings.max_prompt_chars, prompts)
 
 
 def user_of(user: str | None) -> str:

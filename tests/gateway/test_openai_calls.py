@@ -17,7 +17,7 @@ DEMO = Model("corolla/demo", "Demo", aliases=("demo",))
 WRAPPED = Model("corolla/wrapped", "Wrapped", chat=Chat(wrap_completions=True))
 SECRET = Model("corolla/secret", "Secret", public_api=False)
 CATALOG = Catalog((Family("F", (DEMO, WRAPPED, SECRET)),), Path())
-LIMITS = Limits(CATALOG, max_prompt_chars=100)
+LIMITS = Limits(CATALOG, max_prompt_chars=100, max_prompts=128)
 
 
 def completion(**fields: Any) -> Call:
