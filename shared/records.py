@@ -43,8 +43,8 @@ class Submission:
 
     tenant: who takes turns with other tenants, and whose bounds and rates it counts for; has no spaces. user: who takes
     turns with the tenant's other users within these. turns: the session's jobs whose end its client has seen. prompts:
-    how many it counts for by the rates: the first job of a request counts for all of its prompts and the others for
-    none, so that these are not refused after that.
+    how many must be let in: the first job of a request counts for all of its prompts, and the others for none by the
+    rates, so that these are not refused after that.
     """
 
     id: str

@@ -25,10 +25,16 @@ if prompts > 0 then
   local wait = math.max(rate_wait('requests', tenant, request_ms), rate_wait('tokens', tenant, token_ms))
   if wait > 0 then return { 'too fast', 0, wait } end
 end
-local depth = tonumber(redis.call('HGET', P .. 'waiting', tenant)) or 0
-if depth >= tonumber(ARGV[13]) then return { 'tenant busy', depth, wait_ms(model, depth) } end
-depth = tonumber(redis.call('HGET', P .. 'waiting', '*')) or 0
-if depth >= tonumber(ARGV[14]) then return { 'busy', depth, wait_ms(model, depth) } end
+-- The number of jobs that wait, where that leaves no room for all of the request's. One that needs more than may ever
+-- wait is tried where none does: workers may take some of its jobs at once.
+local function too_many(name, bound)
+  local depth = tonumber(redis.call('HGET', P .. 'waiting', name)) or 0
+  if depth + math.max(math.min(prompts, bound), 1) > bound then return depth end
+end
+local depth = too_many(tenant, tonumber(ARGV[13]))
+if depth then return { 'tenant busy', depth, wait_ms(model, depth) } end
+depth = too_many('*', tonumber(ARGV[14]))
+if depth then return { 'busy', depth, wait_ms(model, depth) } end
 
 local now, left = now_ms(), tonumber(ARGV[10])
 redis.call('HSET', key, 'request', ARGV[4], 'model', model, 'priority', ARGV[6], 'tenant', tenant, 'user', ARGV[8],
