@@ -159,6 +159,7 @@ class Run:
                 note=order.note,
                 account=order.caller.account,
                 turns=order.turns,
+                prompts=order.prompts,
             )
             return await self._broker.submit(submission, bounds)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Self
 
 import msgspec
 
@@ -23,7 +24,7 @@ class Call:
 
     model: its name as the client wrote it. requests: one job for each prompt. choices: answers of each.
     echoes: what stands before the answers, by prompt; empty without echo. chat, logprobs: the shape of the answer.
-    silent: there is nothing to generate: the echo is all.
+    seed: the client's. silent: there is nothing to generate: the echo is all.
     """
 
     model: str
@@ -34,8 +35,15 @@ class Call:
     stream: bool
     include_usage: bool
     user: str | None
+    seed: int | None
     echoes: tuple[Prompt, ...] = ()
     silent: bool = False
+
+    def seeded(self, default: int) -> Self:
+        """The call with its jobs' seeds: the client's, or else that one for the first job, the next for the next."""
+        seeds = [default + number if self.seed is None else self.seed for number in range(len(self.requests))]
+        requests = tuple(_seeded(job, seed) for job, seed in zip(self.requests, seeds, strict=True))
+        return dataclasses.replace(self, requests=requests)
 
 
 def completion_call(fields: dict[str, object], limits: Limits) -> Call:
@@ -43,16 +51,13 @@ def completion_call(fields: dict[str, object], limits: Limits) -> Call:
     refuse_unsupported(fields)
     asked = read(fields, CompletionRequest)
     model = find_model(limits.catalog, asked.model)
-    prompts = prompts_of("prompt", asked.prompt, limits.max_prompt_chars)
+    prompts = prompts_of("prompt", asked.prompt, limits)
     silent = asked.max_tokens == 0
     if silent and not asked.echo:
         raise InvalidField("max_tokens", "`max_tokens` must be at least 1 without `echo`")
     job = _job(asked, model, asked.logprobs)
     job = msgspec.structs.replace(job, max_new_tokens=asked.max_tokens or COMPLETION_TOKENS)
-    requests = [
-        _seeded(_with_prompt(job, prompt, model), asked.seed, limits.seed + number)
-        for number, prompt in enumerate(prompts)
-    ]
+    requests = [_with_prompt(job, prompt, model) for prompt in prompts]
     echoes = tuple(prompt or "" for prompt in prompts) if asked.echo else ()
     if echoes and (silent or asked.logprobs is not None) and any(request.messages for request in requests):
         raise InvalidField("echo", "`echo` cannot be had with `logprobs` here: this model's prompts are wrapped")
@@ -73,7 +78,7 @@ def chat_call(fields: dict[str, object], limits: Limits) -> Call:
     job = msgspec.structs.replace(
         job, messages=messages, max_new_tokens=wanted or CHAT_TOKENS, shrink=wanted is None, prompt=None
     )
-    return _call(asked, model, [_seeded(job, asked.seed, limits.seed)], (), logprobs=bool(asked.logprobs))
+    return _call(asked, model, [job], (), logprobs=bool(asked.logprobs))
 
 
 def _call(
@@ -95,6 +100,7 @@ def _call(
         stream=bool(asked.stream),
         include_usage=include_usage,
         user=asked.user,
+        seed=asked.seed,
         echoes=echoes,
     )
 
@@ -156,10 +162,9 @@ def _sampling(asked: Common, logprobs: int | None) -> SamplingParams:
     return SamplingParams(do_sample=not greedy, temperature=temperature or 1.0, **named)  # type: ignore[arg-type]
 
 
-def _seeded(job: JobRequest, seed: int | None, default: int) -> JobRequest:
+def _seeded(job: JobRequest, seed: int) -> JobRequest:
     """The job with its seed, which a client may give as any signed 64-bit number."""
-    number = (default if seed is None else seed) % SEEDS
-    return msgspec.structs.replace(job, sampling=msgspec.structs.replace(job.sampling, seed=number))
+    return msgspec.structs.replace(job, sampling=msgspec.structs.replace(job.sampling, seed=seed % SEEDS))
 
 
 def _stops(stop: str | list[str] | None) -> tuple[str, ...]:

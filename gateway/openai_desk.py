@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,10 +11,12 @@ from gateway.bodies import BodyRefused
 from gateway.callers import caller_of
 from gateway.errors import failure_answer
 from gateway.gateway import Gateway, new_id
+from gateway.openai_prompts import Limits
+from gateway.openai_types import MAX_PROMPTS
 from gateway.openai_words import failure_for, failure_of, no_worker
 from gateway.patience import BRIEF_S, patiently
 from shared.errors import Code, CorollaError
-from shared.messages import FinishReason, JobFinished
+from shared.messages import Ending, FinishReason, JobFinished
 
 MAX_USER_CHARS = 64
 
@@ -23,6 +26,13 @@ async def require_worker(gateway: Gateway, model: str) -> None:
     live = await patiently(lambda: gateway.broker.live_workers([model]), BRIEF_S)
     if not live[model]:
         raise no_worker(model)
+
+
+def limits_of(gateway: Gateway) -> Limits:
+    """What it allows. More prompts than may be asked for in a minute could never be let in."""
+    settings = gateway.settings
+    prompts = min(MAX_PROMPTS, settings.requests_per_min or MAX_PROMPTS)
+    return Limits(gateway.catalog, settings.max_prompt_chars, prompts)
 
 
 def user_of(user: str | None) -> str:
@@ -36,11 +46,12 @@ def job_ids(first: str, count: int) -> list[str]:
     return [first, *(other.hexdigest() for other in others)]
 
 
-async def choose_id(gateway: Gateway, request: Request, body: bytes) -> str:
-    """The id of a request's first job: a new one, or what follows from its Idempotency-Key.
+async def choose_id(gateway: Gateway, request: Request, body: bytes, count: int) -> str:
+    """The id of the first of a request's `count` jobs: a new one, or what follows from its Idempotency-Key.
 
-    The same key with the same body is the same job, as long as that is known; but not where it broke off: a client that
-    left before the end would be told half an answer, and one that tries again, as it was told to, the same failure.
+    The same key with the same body gives the same jobs, as long as they are known; but not where one of them broke off:
+    a client that left before the end would be told half an answer, and one that tries again, as it was told to, the
+    same failure.
     """
     key = request.headers.get("idempotency-key")
     if not key:
@@ -50,18 +61,25 @@ async def choose_id(gateway: Gateway, request: Request, body: bytes) -> str:
     for number in itertools.count():
         parts = (digest.hexdigest(), request.url.path, whose, key, str(number))
         job = hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
-        if not await _broke_off(gateway, job):
+        if not await _broke_off(gateway, job_ids(job, count)):
             return job
     raise AssertionError
 
 
-async def _broke_off(gateway: Gateway, job: str) -> bool:
-    """Whether it was cancelled, or failed in a way that another attempt may not."""
-    attached = await patiently(lambda: gateway.broker.attach(job, gateway.hub.gateway, 0), BRIEF_S)
-    endings = [entry.ending for entry in attached.entries if entry.ending] if attached else []
+async def endings(gateway: Gateway, jobs: Sequence[str]) -> list[Ending]:
+    """How these jobs ended; nothing of those that have not, or are gone."""
+    broker, name = gateway.broker, gateway.hub.gateway
+    positions = await broker.positions(name, jobs)
+    done = {job: position.last for job, position in positions.items() if position.state == "done"}
+    logs = [await broker.attach(job, name, last - 1) for job, last in done.items()]
+    return [entry.ending for log in logs if log for entry in log.entries if entry.ending]
+
+
+async def _broke_off(gateway: Gateway, jobs: Sequence[str]) -> bool:
+    """Whether one of them was cancelled, or failed in a way that another attempt may not."""
     return any(
         ending.reason is FinishReason.CANCELLED if isinstance(ending, JobFinished) else ending.code is not Code.POISON
-        for ending in endings
+        for ending in await patiently(lambda: endings(gateway, jobs), BRIEF_S)
     )
 
 

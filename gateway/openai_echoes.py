@@ -10,7 +10,7 @@ from gateway.openai_prompts import Prompt
 from gateway.openai_render import Echo
 from gateway.openai_runs import Read, reading
 from gateway.openai_texts import echo_of
-from gateway.orders import Caller, Order
+from gateway.orders import Orders
 from shared.messages import FinishReason, JobFinished, LogEntry
 
 
@@ -27,10 +27,10 @@ class Told:
         return LogEntry(1, (), JobFinished(FinishReason.LENGTH, self.length, others=others))
 
 
-async def read_prompts(jobs: Jobs, call: Call, user: str, caller: Caller) -> list[Told]:
+async def read_prompts(jobs: Jobs, call: Call, orders: Orders) -> list[Told]:
     """What a call wants to be told of its prompts; empty without echo. Raises CorollaError."""
     asked = {
-        number: Order(new_id(), echo_of(prompt, call.requests[number]), user=user, caller=caller)
+        number: orders.make(new_id(), echo_of(prompt, call.requests[number]))
         for number, prompt in enumerate(call.echoes)
         if call.logprobs or call.silent or not isinstance(prompt, str)
     }

@@ -13,7 +13,7 @@ from gateway.callers import caller_of
 from gateway.errors import json_answer
 from gateway.gateway import Gateway
 from gateway.openai_calls import Call, chat_call, completion_call, require_one
-from gateway.openai_desk import choose_id, job_ids, refusal, require_worker, user_of
+from gateway.openai_desk import choose_id, job_ids, limits_of, refusal, require_worker, user_of
 from gateway.openai_echoes import read_prompts
 from gateway.openai_objects import ModelCard, ModelList
 from gateway.openai_prompts import Limits, find_model
@@ -21,7 +21,7 @@ from gateway.openai_render import Frame, Note, Stream, Whole, frame_of
 from gateway.openai_runs import Source, known, running, streaming
 from gateway.openai_types import ChatRequest, CompletionRequest, unknown_fields
 from gateway.openai_words import failure_event, failure_of
-from gateway.orders import Order
+from gateway.orders import Order, Orders
 from gateway.presence import unless_gone
 from gateway.sse import EventStream
 from shared.catalog import Model
@@ -76,17 +76,18 @@ class OpenAi:
             body = await read_body(request, gateway.settings.max_body_bytes)
             fields = json_fields(body)
             self._tell(unknown_fields(fields, kind))
-            job = await choose_id(gateway, request, body)
-            call = parse(fields, self._limits(job))
+            call = parse(fields, limits_of(gateway))
+            job = await choose_id(gateway, request, body, len(call.requests))
+            call = call.seeded(int(job[:16], 16) >> 1)
             await require_worker(gateway, call.requests[0].model)
             asked = _Asked(call, job, request)
-            told = await unless_gone(request, read_prompts(gateway.jobs, call, asked.user, asked.caller))
+            told = await unless_gone(request, read_prompts(gateway.jobs, call, asked.orders))
             echoes = tuple(each.echo for each in told)
             frame = frame_of(call, ("chatcmpl-" if call.chat else "cmpl-") + job, int(time.time()), echoes)
             if call.silent:
                 source = known([each.ending(call.choices) for each in told])
             else:
-                source = running(gateway.jobs, asked.orders(frame))
+                source = running(gateway.jobs, asked.jobs(frame))
             if call.stream:
                 resumed = 0 if asked.resumable else None
                 chunks = streaming(source, Stream(frame, len(call.requests), call.include_usage, resumed))
@@ -94,9 +95,6 @@ class OpenAi:
             return json_answer(await unless_gone(request, _whole(source, Whole(frame, len(call.requests)))))
         except CorollaError as error:
             return refusal(error)
-
-    def _limits(self, job: str) -> Limits:
-        return Limits(self._gateway.catalog, self._gateway.settings.max_prompt_chars, int(job[:16], 16) >> 1)
 
     def _tell(self, unknown: list[str]) -> None:
         for name in unknown:
@@ -120,8 +118,7 @@ class _Asked:
 
     def __init__(self, call: Call, job: str, request: Request) -> None:
         self.call = call
-        self.caller = caller_of(request)
-        self.user = user_of(call.user)
+        self.orders = Orders(caller_of(request), user_of(call.user), len(call.requests))
         self.resumable = call.stream and request.headers.get("x-resumable", "").lower() == "true"
         if self.resumable:
             require_one(call, "A resumable stream")
@@ -129,11 +126,11 @@ class _Asked:
         # Whoever has such a key may come back for the answer as well.
         self._lasting = self.resumable or "idempotency-key" in request.headers
 
-    def orders(self, frame: Frame) -> list[Order]:
-        """The jobs; the first has the id that the client sees, and the note."""
+    def jobs(self, frame: Frame) -> list[Order]:
+        """Those that answer; the first has the id that the client sees, and the note."""
         notes = [msgspec.msgpack.encode(self._note(frame))] + [b""] * (len(self._ids) - 1)
         return [
-            Order(id, each, user=self.user, resumable=self._lasting, note=note, caller=self.caller)
+            self.orders.make(id, each, self._lasting, note)
             for id, each, note in zip(self._ids, self.call.requests, notes, strict=True)
         ]
 

@@ -10,7 +10,7 @@ from gateway.bodies import json_fields, read_body
 from gateway.callers import caller_of
 from gateway.errors import failure_answer, json_answer
 from gateway.gateway import Gateway
-from gateway.openai_desk import job_ids, refusal
+from gateway.openai_desk import endings, job_ids, refusal
 from gateway.openai_objects import JobState
 from gateway.openai_render import Note, Stream, read_note
 from gateway.openai_runs import running, streaming
@@ -21,7 +21,7 @@ from gateway.patience import BRIEF_S, patiently
 from gateway.sse import EventStream
 from gateway.waits import JOBS_PER_S
 from shared.errors import CorollaError, InvalidField
-from shared.messages import Ending, FinishReason, JobFailed
+from shared.messages import Ending, FinishReason, JobFailed, JobFinished
 from shared.records import Position
 
 _ID = re.compile(r"(?:chat)?cmpl-([0-9a-f]{32})")
@@ -103,7 +103,7 @@ class JobsApi:
         positions = list((await broker.positions(name, jobs)).values())
         status, ahead = _status(positions), max(position.ahead for position in positions)
         if status == "done":
-            status = await self._outcome(jobs[0], positions[0].last)
+            status = _outcome(await endings(self._gateway, jobs))
         return JobState(
             id=note.frame.id,
             status=status,
@@ -114,11 +114,6 @@ class JobsApi:
             estimated_wait_s=-(-ahead // JOBS_PER_S) if ahead else None,
         )
 
-    async def _outcome(self, job: str, last: int) -> str:
-        attached = await self._gateway.broker.attach(job, self._gateway.hub.gateway, last - 1)
-        endings = [entry.ending for entry in attached.entries if entry.ending] if attached else []
-        return _word(endings[0]) if endings else "completed"
-
 
 def _status(positions: Sequence[Position]) -> str:
     """Of all jobs of an answer together."""
@@ -128,10 +123,12 @@ def _status(positions: Sequence[Position]) -> str:
     return "in_progress" if "running" in states or "done" in states else "queued"
 
 
-def _word(ending: Ending) -> str:
-    if isinstance(ending, JobFailed):
+def _outcome(endings: Sequence[Ending]) -> str:
+    """Of all jobs of an answer together, none of which goes on."""
+    if any(isinstance(ending, JobFailed) for ending in endings):
         return "failed"
-    return "cancelled" if ending.reason is FinishReason.CANCELLED else "completed"
+    reasons = [ending.reason for ending in endings if isinstance(ending, JobFinished)]
+    return "cancelled" if FinishReason.CANCELLED in reasons else "completed"
 
 
 def _last_event(request: Request) -> int:

@@ -4,7 +4,7 @@ import dataclasses
 
 import msgspec
 
-from gateway.openai_types import MAX_PROMPTS, ChatMessage
+from gateway.openai_types import ChatMessage
 from gateway.openai_words import no_model, not_public
 from shared.catalog import Catalog, Model
 from shared.errors import CorollaError, InvalidField
@@ -33,11 +33,11 @@ _REFUSED: dict[str, tuple[object, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a gateway allows, and what it takes where a client says nothing. seed: of the first prompt."""
+    """What a gateway allows."""
 
     catalog: Catalog
     max_prompt_chars: int
-    seed: int
+    max_prompts: int
 
 
 def find_model(catalog: Catalog, name: str | None) -> Model:
@@ -60,7 +60,7 @@ def refuse_unsupported(fields: dict[str, object]) -> None:
             raise InvalidField(name, f"`{name}` is not supported" + (f", other than {others}" if others else ""))
 
 
-def prompts_of(field: str, prompt: str | list[str | int | list[int]] | None, max_chars: int) -> list[Prompt | None]:
+def prompts_of(field: str, prompt: str | list[str | int | list[int]] | None, limits: Limits) -> list[Prompt | None]:
     """The prompts in that field; None begins a text from nothing."""
     if prompt is None or isinstance(prompt, str):
         prompts: list[Prompt | None] = [prompt]
@@ -68,10 +68,10 @@ def prompts_of(field: str, prompt: str | list[str | int | list[int]] | None, max
         prompts = [tuple(each for each in prompt if isinstance(each, int))]
     else:
         prompts = [_item(field, each) for each in prompt]
-    if not 0 < len(prompts) <= MAX_PROMPTS:
-        raise InvalidField(field, f"`{field}` must hold 1 to {MAX_PROMPTS} texts, but holds {len(prompts)}")
+    if not 0 < len(prompts) <= limits.max_prompts:
+        raise InvalidField(field, f"`{field}` must hold 1 to {limits.max_prompts} texts, but holds {len(prompts)}")
     for each in prompts:
-        check_length(field, len(each or ""), max_chars)
+        check_length(field, len(each or ""), limits.max_prompt_chars)
     return prompts
 
 

@@ -11,12 +11,12 @@ from gateway.bodies import json_fields, read_body
 from gateway.callers import caller_of
 from gateway.errors import json_answer
 from gateway.gateway import Gateway, new_id
-from gateway.openai_desk import job_ids, refusal, require_worker, user_of
+from gateway.openai_desk import job_ids, limits_of, refusal, require_worker, user_of
 from gateway.openai_objects import Detokenized, Embedding, EmbeddingList, ReadingUsage, Tokens
 from gateway.openai_prompts import Limits
 from gateway.openai_runs import Read, reading
 from gateway.openai_texts import Reading, detokenize_call, embedding_call, tokenize_call
-from gateway.orders import Order
+from gateway.orders import Orders
 from gateway.presence import unless_gone
 from shared.errors import CorollaError
 
@@ -44,15 +44,14 @@ class Readings:
     async def _answer(
         self, request: Request, parse: Callable[[dict[str, object], Limits], Reading], render: Render
     ) -> Response:
-        settings = self._gateway.settings
         try:
-            fields = json_fields(await read_body(request, settings.max_body_bytes))
-            asked = parse(fields, Limits(self._gateway.catalog, settings.max_prompt_chars, 0))
+            fields = json_fields(await read_body(request, self._gateway.settings.max_body_bytes))
+            asked = parse(fields, limits_of(self._gateway))
             await require_worker(self._gateway, asked.requests[0].model)
-            ids, caller = job_ids(new_id(), len(asked.requests)), caller_of(request)
-            user = user_of(asked.user)
-            orders = [Order(id, each, user=user, caller=caller) for id, each in zip(ids, asked.requests, strict=True)]
-            found = await unless_gone(request, reading(self._gateway.jobs, orders))
+            orders = Orders(caller_of(request), user_of(asked.user), len(asked.requests))
+            ids = job_ids(new_id(), len(asked.requests))
+            jobs = [orders.make(id, each) for id, each in zip(ids, asked.requests, strict=True)]
+            found = await unless_gone(request, reading(self._gateway.jobs, jobs))
             return json_answer(render(asked, found))
         except CorollaError as error:
             return refusal(error)

@@ -54,7 +54,7 @@ def embedding_call(fields: dict[str, object], limits: Limits) -> Reading:
     model = find_model(limits.catalog, asked.model)
     if asked.dimensions is not None:
         raise InvalidField("dimensions", "`dimensions` is not supported")
-    inputs = prompts_of("input", asked.input, limits.max_prompt_chars)
+    inputs = prompts_of("input", asked.input, limits)
     jobs = tuple(JobRequest(model.key, SamplingParams(), prompt=each, embed=True) for each in inputs)
     return Reading(asked.model or model.key, jobs, asked.user, asked.encoding_format == "base64")
 

@@ -99,6 +99,7 @@ class Broker:
             bounds.requests_per_min,
             bounds.tokens_per_min,
             job.turns,
+            job.prompts,
         )
         match status:
             case b"tenant busy":

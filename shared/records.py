@@ -42,7 +42,9 @@ class Submission:
     by its id, at any gateway, as long as it is known. account: whose it is, where callers have accounts.
 
     tenant: who takes turns with other tenants, and whose bounds and rates it counts for; has no spaces. user: who takes
-    turns with the tenant's other users within these. turns: the session's jobs whose end its client has seen.
+    turns with the tenant's other users within these. turns: the session's jobs whose end its client has seen. prompts:
+    how many must be let in: the first job of a request counts for all of its prompts, and the others for none by the
+    rates, so that these are not refused after that.
     """
 
     id: str
@@ -56,6 +58,7 @@ class Submission:
     note: bytes = b""
     account: str = ""
     turns: int = 0
+    prompts: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -282,6 +283,41 @@ async def test_each_key_has_a_rate_of_its_own(serve: Serve, keys: ApiKeys, playe
     assert openai.json()["error"]["code"] == "rate_limit_exceeded"
     text = "You have used up what you may ask for in a minute, please try again later"
     assert petals.json() == {"ok": False, "traceback": f"RuntimeError: {text}"}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/completions", {"prompt": ["a", "b"]}),
+        ("/v1/completions", {"prompt": [[1], [2]], "echo": True}),
+        ("/v1/embeddings", {"input": ["a", "b"]}),
+    ],
+)
+async def test_all_prompts_of_a_request_are_let_in_or_none(
+    serve: Serve, player: Player, valkey: Valkey, path: str, fields: dict[str, Any]
+) -> None:
+    client, rate = valkey.client, "{p}:rate:requests:127.0.0.1"
+    async with serve(requests_per_min=3) as gateway, player.playing(" a"):
+        # given a request of two prompts
+        assert (await gateway.client.post(path, json=fields)).status_code == 200
+        before, jobs = client.get(rate), set(client.scan_iter("*job:*"))
+        # when there is another one
+        refused = await gateway.client.post(path, json=fields)
+        # then it leaves nothing behind
+        assert (refused.status_code, client.get(rate)) == (429, before)
+        assert set(client.scan_iter("*job:*")) == jobs
+        # and it is let in when it was told to
+        client.incrbyfloat(rate, -20_000)
+        assert (await gateway.client.post(path, json=fields)).status_code == 200
+
+
+@pytest.mark.parametrize(("path", "field"), [("/v1/completions", "prompt"), ("/v1/embeddings", "input")])
+async def test_more_prompts_than_a_minute_lets_in(serve: Serve, path: str, field: str) -> None:
+    async with serve(requests_per_min=3) as gateway:
+        answer = await gateway.client.post(path, json={field: ["a"] * 4})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", field)
+    assert error["message"] == f"`{field}` must hold 1 to 3 texts, but holds 4"
 
 
 async def test_without_keys_an_address_has_a_rate(serve: Serve, player: Player) -> None:

@@ -17,15 +17,15 @@ DEMO = Model("corolla/demo", "Demo", aliases=("demo",))
 WRAPPED = Model("corolla/wrapped", "Wrapped", chat=Chat(wrap_completions=True))
 SECRET = Model("corolla/secret", "Secret", public_api=False)
 CATALOG = Catalog((Family("F", (DEMO, WRAPPED, SECRET)),), Path())
-LIMITS = Limits(CATALOG, max_prompt_chars=100, seed=7)
+LIMITS = Limits(CATALOG, max_prompt_chars=100, max_prompts=128)
 
 
 def completion(**fields: Any) -> Call:
-    return completion_call(fields, LIMITS)
+    return completion_call(fields, LIMITS).seeded(7)
 
 
 def chat(**fields: Any) -> Call:
-    return chat_call({"messages": "hi"} | fields, LIMITS)
+    return chat_call({"messages": "hi"} | fields, LIMITS).seeded(7)
 
 
 def job(**fields: Any) -> JobRequest:

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.anyio
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 A_CAT = {"prompt": "A cat"}
+TWO = {"prompt": ["a", "b"]}
 
 
 @contextlib.asynccontextmanager
@@ -227,6 +228,46 @@ async def test_who_tries_again_by_the_same_key_does_not_get_the_same_failure(
         await (await player.take()).finish("y")
     # then
     assert (await second).is_success == is_new
+
+
+async def end_with_half(gateway: Served, player: Player, headers: dict[str, str], code: Code | None) -> str:
+    """A request of two prompts whose first is answered, and whose second fails, or is cancelled; its id."""
+    asking = asyncio.create_task(gateway.client.post(COMPLETIONS, json=TWO, headers=headers))
+    one, two = await player.take(), await player.take()
+    await one.finish("x")
+    if code:
+        await refuse(two, code)
+    else:
+        await gateway.client.delete(f"/v1/jobs/cmpl-{one.claim.job}")
+        await two.say("y", ending=JobFinished(FinishReason.CANCELLED, 1, 1))
+    assert (await asking).is_success == (code is None)
+    return f"cmpl-{one.claim.job}"
+
+
+@pytest.mark.parametrize("code", [Code.SWARM, None])
+async def test_half_an_answer_is_not_given_to_who_tries_again(
+    gateway: Served, player: Player, code: Code | None
+) -> None:
+    # given
+    headers = {"idempotency-key": "one"}
+    await end_with_half(gateway, player, headers, code)
+    # when it is tried again
+    again = asyncio.create_task(gateway.client.post(COMPLETIONS, json=TWO, headers=headers))
+    for _ in range(2):
+        await (await player.take()).finish("z")
+    # then
+    assert [choice["text"] for choice in (await again).json()["choices"]] == ["z", "z"]
+    # and the whole answer is given once more
+    once_more = await gateway.client.post(COMPLETIONS, json=TWO, headers=headers)
+    assert once_more.json()["id"] == (await again).json()["id"]
+
+
+@pytest.mark.parametrize(("code", "status"), [(Code.SWARM, "failed"), (None, "cancelled")])
+async def test_an_answer_is_as_complete_as_all_its_jobs(
+    gateway: Served, player: Player, code: Code | None, status: str
+) -> None:
+    id = await end_with_half(gateway, player, {}, code)
+    assert (await gateway.client.get(f"/v1/jobs/{id}")).json()["status"] == status
 
 
 async def begin(player: Player) -> Performance:

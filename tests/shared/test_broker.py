@@ -527,6 +527,33 @@ async def test_bounds(broker: Broker, valkey: Valkey) -> None:
     assert valkey.client.exists("{p}:waiting", "{p}:job:j4") == 0
 
 
+@pytest.mark.parametrize(
+    ("bounds", "code"), [(Bounds(tenant=3), Code.TENANT_BUSY), (Bounds(total=3, requests_per_min=9), Code.BUSY)]
+)
+async def test_a_request_waits_as_a_whole(broker: Broker, valkey: Valkey, bounds: Bounds, code: Code) -> None:
+    # given three jobs that may wait, and two that do
+    for name in ("j1", "j2"):
+        await submit(broker, job(name))
+    # when there is room for only one of a request's two, then none is accepted, nor counted
+    first, second = dataclasses.replace(job("k1"), prompts=2), dataclasses.replace(job("k2"), prompts=0)
+    with pytest.raises(Busy) as refused:
+        await broker.submit(first, bounds)
+    assert (refused.value.code, refused.value.depth) == (code, 2)
+    assert valkey.client.exists("{p}:job:k1", "{p}:rate:requests:-") == 0
+    # and both are where there is room for both
+    await broker.cancel("j1")
+    assert [await broker.submit(each, bounds) for each in (first, second)] == ["accepted", "accepted"]
+    with pytest.raises(Busy):
+        await broker.submit(dataclasses.replace(second, id="k3"), bounds)
+
+
+async def test_a_request_of_more_jobs_than_may_wait_begins_where_none_does(broker: Broker) -> None:
+    many = dataclasses.replace(job("j1"), prompts=9)
+    assert await broker.submit(many, Bounds(tenant=2)) == "accepted"
+    with pytest.raises(Busy, match="You have 1 requests waiting"):
+        await broker.submit(dataclasses.replace(many, id="k1"), Bounds(tenant=2))
+
+
 async def test_a_refusal_tells_how_long_those_before_take(broker: Broker, valkey: Valkey) -> None:
     # given a model whose answers take about 800 ms, and two workers with four slots each
     valkey.client.hset("{p}:pace", MODEL, "800")

@@ -1,5 +1,6 @@
 """Rates and ownership, which the broker's scripts decide, against a real server."""
 
+import dataclasses
 from collections.abc import AsyncIterator
 
 import pytest
@@ -55,6 +56,33 @@ async def test_a_minutes_requests_at_once_then_one_every_so_often(broker: Broker
     later(valkey, "{p}:rate:requests:x", refused.wait_ms)
     assert await broker.submit(job("j3"), bounds) == "accepted"
     assert (await refusal(broker, job("j4"), bounds)).wait_ms > 19_000
+
+
+async def test_the_first_job_of_a_request_counts_for_all(broker: Broker, valkey: Valkey) -> None:
+    # given three prompts a minute, and a request of two
+    bounds, rate = Bounds(requests_per_min=3), "{p}:rate:requests:x"
+    one, two = dataclasses.replace(job("j1"), prompts=2), dataclasses.replace(job("j2"), prompts=0)
+    assert [await broker.submit(each, bounds) for each in (one, two)] == ["accepted", "accepted"]
+    # then another one of two is told to come back when there is room for both, and nothing of it counts
+    before = valkey.client.get(rate)
+    refused = await refusal(broker, dataclasses.replace(one, id="j3"), bounds)
+    assert 19_000 < refused.wait_ms <= 20_000
+    # and what was accepted counts once
+    assert [await broker.submit(each, bounds) for each in (one, two)] == ["known", "known"]
+    assert valkey.client.get(rate) == before
+    # and then both are let in, though the first has used up the minute
+    later(valkey, rate, refused.wait_ms)
+    assert await broker.submit(dataclasses.replace(one, id="j3"), bounds) == "accepted"
+    assert await broker.submit(dataclasses.replace(two, id="j4"), bounds) == "accepted"
+    assert (await refusal(broker, job("j5"), bounds)).code == Code.RATE
+
+
+async def test_tokens_that_come_in_between_refuse_no_half_of_a_request(broker: Broker, valkey: Valkey) -> None:
+    bounds = Bounds(tokens_per_min=10)
+    await broker.submit(dataclasses.replace(job("j1"), prompts=2), bounds)
+    valkey.client.incrbyfloat("{p}:rate:tokens:x", 10**15)
+    assert await broker.submit(dataclasses.replace(job("j2"), prompts=0), bounds) == "accepted"
+    assert (await refusal(broker, job("j3"), bounds)).code == Code.RATE
 
 
 async def test_tokens_count_when_they_are_there(broker: Broker, valkey: Valkey) -> None:
