@@ -3,6 +3,7 @@
 import math
 import random
 
+from shared.errors import Code
 from shared.records import Busy
 
 # Where more is not known.
@@ -13,7 +14,9 @@ JOBS_PER_S = 8
 
 
 def busy_wait_s(error: Busy) -> int:
-    """The time that the jobs before it take, give or take a fifth, so that not all who were refused return at once."""
+    """The time that the jobs before it take, give or take a fifth, so that not all who were refused return at once; or
+    the time until its caller may go on, and up to a fifth more."""
     if not error.wait_ms:
         return min(1 + error.depth // JOBS_PER_S, LONGEST_WAIT_S)
-    return min(max(math.ceil(error.wait_ms / 1000 * random.uniform(0.8, 1.2)), 1), LONGEST_WAIT_S)
+    least = 1.0 if error.code is Code.RATE else 0.8
+    return min(max(math.ceil(error.wait_ms / 1000 * random.uniform(least, 1.2)), 1), LONGEST_WAIT_S)
