@@ -225,7 +225,7 @@ class _Work:
         id = f"file-{derived_id(batch.id, what)}"
         size = await asyncio.to_thread(self._storage.write, id, _Joined(self._results(succeeded)))
         file = File(id, batch.owner, size, int(time.time()), f"{batch.id}_{what}.jsonl", "batch_output")
-        await self._patiently(lambda: self._gateway.files.put(batch.owner, id, file))
+        await self._patiently(lambda: self._gateway.files.put(batch.owner, id, file, bounded=False))
         return id
 
     def _results(self, succeeded: bool) -> Iterator[bytes]:

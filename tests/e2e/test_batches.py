@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from gateway.batch_records import Batch
+from gateway.gateway import MAX_RECORDS
 from shared.keys import Keys
 from shared.link import Link
 from shared.shelf import Shelf
@@ -156,6 +157,20 @@ def test_a_batch_from_its_file_to_its_results(batches: Batches) -> None:
         assert batches.client.delete(f"/v1/files/{file}").json() == {"id": file, "object": "file", "deleted": True}
         assert batches.client.get(f"/v1/files/{file}").status_code == 404
     assert list(batches.files.iterdir()) == []
+
+
+def test_a_batch_whose_owner_has_too_many_files(batches: Batches, server: Valkey) -> None:
+    # given an input that was the last file to be accepted
+    index = "{p}:owned:file:-"
+    room = MAX_RECORDS - server.client.zcard(index)
+    server.client.zadd(index, {f"file-{number}": number for number in range(1, room)})
+    # when
+    batch = batches.ended(batches.create(line(1)), "completed")
+    # then what was accepted is given all the same, and no more is accepted
+    assert texts(batches.results(batch["output_file_id"])) == expected(range(1, 2))
+    refused = batches.client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", b"{}")})
+    assert refused.status_code == 400
+    server.client.zremrangebyscore(index, 0, MAX_RECORDS)
 
 
 def test_a_file_that_is_no_batch(batches: Batches) -> None:
