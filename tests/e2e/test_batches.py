@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 from gateway.batch_records import Batch
 from gateway.gateway import MAX_RECORDS
+from gateway.openai_objects import Counts
 from shared.keys import Keys
 from shared.link import Link
 from shared.shelf import Shelf
@@ -200,18 +201,41 @@ def test_a_cancelled_batch_keeps_what_it_has(batches: Batches) -> None:
 def test_a_batch_whose_time_is_over_keeps_what_it_has(batches: Batches, server: Valkey) -> None:
     id = batches.create(*(line(number, 5) for number in range(1, 5)), *(line(n, 400) for n in range(5, 9)))
     until(lambda: batches.done(id) == 4)
-    asyncio.run(_make_late(server.url, id))
+    asyncio.run(_change(server.url, id, _late))
     batch = batches.ended(id, "expired")
     assert texts(batches.results(batch["output_file_id"])) == expected(range(1, 5), 5)
     assert [each["error"]["code"] for each in batches.results(batch["error_file_id"])] == ["batch_expired"] * 4
 
 
-async def _make_late(redis_url: str, id: str) -> None:
-    """Its completion window is over now."""
+def test_a_batch_that_another_process_has_ended_stays_as_it_is(batches: Batches, server: Valkey) -> None:
+    # given a process that was taken for dead, and another one that was faster
+    id = batches.create(*(line(number, 5) for number in range(1, 5)), *(line(n, 400) for n in range(5, 9)))
+    until(lambda: batches.done(id) == 4)
+    asyncio.run(_change(server.url, id, _completed))
+    ended = batches.batch(id)
+    # when it sees that
+    until(lambda: any(each["event"] == "batch ended" and each["batch"] == id for each in batches.runner.lines()))
+    # then
+    assert batches.batch(id) == ended
+    assert ended["request_counts"] == {"total": 8, "completed": 8, "failed": 0}
+    assert not (batches.files / id).exists()
+    assert [file["filename"] for file in batches.client.get("/v1/files").json()["data"] if id in file["filename"]] == []
+
+
+async def _change(redis_url: str, id: str, change: Callable[[Batch], Batch]) -> None:
     link = Link(redis_url, Keys().prefix)
-    shelf = Shelf(link, Keys(), "batch", Batch, 0, 1)
-    await shelf.change(id, lambda batch: msgspec.structs.replace(batch, expires_at=batch.created_at))
+    await Shelf(link, Keys(), "batch", Batch, 0, 1).change(id, change)
     await link.close()
+
+
+def _late(batch: Batch) -> Batch:
+    """Its completion window is over now."""
+    return msgspec.structs.replace(batch, expires_at=batch.created_at)
+
+
+def _completed(batch: Batch) -> Batch:
+    """All its requests were answered."""
+    return batch.turned("finalizing").turned("completed", counts=Counts(8, 8))
 
 
 def test_refusals(batches: Batches) -> None:
