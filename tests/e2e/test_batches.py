@@ -222,6 +222,20 @@ def test_a_batch_that_another_process_has_ended_stays_as_it_is(batches: Batches,
     assert [file["filename"] for file in batches.client.get("/v1/files").json()["data"] if id in file["filename"]] == []
 
 
+@pytest.mark.parametrize(("late", "status"), [(False, "completed"), (True, "expired")], ids=["in time", "late"])
+def test_a_batch_that_is_lost_from_the_line(batches: Batches, server: Valkey, late: bool, status: str) -> None:
+    # given a record alone, as it is where the broker dies before it has written the rest
+    assert batches.runner.terminate() == 0
+    id = batches.create(line(1, 400 if late else TOKENS))
+    server.client.delete("rq:queue:batches", f"rq:job:{id}")
+    if late:
+        asyncio.run(_change(server.url, id, _late))
+    # when
+    batches.runner.start()
+    # then whoever asks for it lines it up
+    assert batches.ended(id, status)["request_counts"]["total"] == 1
+
+
 async def _change(redis_url: str, id: str, change: Callable[[Batch], Batch]) -> None:
     link = Link(redis_url, Keys().prefix)
     await Shelf(link, Keys(), "batch", Batch, 0, 1).change(id, change)
