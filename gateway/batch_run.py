@@ -206,6 +206,7 @@ class _Work:
 
     def _stop(self, refusal: str) -> None:
         self._refusal = refusal
+        self._gateway.jobs.abandon()
         for task in self._asking:
             task.cancel()
 

@@ -198,6 +198,20 @@ def test_a_cancelled_batch_keeps_what_it_has(batches: Batches) -> None:
     assert (again.status_code, again.json()["status"]) == (200, "cancelled")
 
 
+def test_the_jobs_of_a_cancelled_batch_end_with_it(batches: Batches, server: Valkey) -> None:
+    # given requests whose answers would take half a minute
+    def running() -> int:
+        return sum(server.client.hget(key, "state") == b"running" for key in server.client.scan_iter("{p}:job:*"))
+
+    id = batches.create(*(line(number, 1500) for number in range(1, 5)))
+    until(lambda: running() == 4)
+    # when
+    batches.client.post(f"/v1/batches/{id}/cancel")
+    batches.ended(id, "cancelled")
+    # then
+    until(lambda: running() == 0, 10)
+
+
 def test_a_batch_whose_time_is_over_keeps_what_it_has(batches: Batches, server: Valkey) -> None:
     id = batches.create(*(line(number, 5) for number in range(1, 5)), *(line(n, 400) for n in range(5, 9)))
     until(lambda: batches.done(id) == 4)
