@@ -1,9 +1,11 @@
 """The line in which batches wait for an RQ worker."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 from rq import Callback, Queue, Retry
+from rq.exceptions import DuplicateJobError
 from rq.serializers import JSONSerializer
 
 from shared.link import blocking, translated
@@ -29,11 +31,14 @@ class BatchQueue:
         self._queue = batch_queue(url)
 
     async def add(self, id: str, time_s: int) -> None:
-        """Let an RQ worker answer the batch, within that time. Raises BrokerUnavailable: it may be in line or not."""
+        """Let an RQ worker answer the batch, within that time; one that RQ has already stays as it is.
+
+        Raises BrokerUnavailable: it may be in line or not.
+        """
         await asyncio.to_thread(self._add, id, time_s)
 
     def _add(self, id: str, time_s: int) -> None:
         options: dict[str, Any] = {"job_id": id, "job_timeout": time_s + MARGIN_S, "result_ttl": 0}
         options |= {"failure_ttl": FAILED_LIFE_S, "retry": Retry(max=RETRIES), "on_failure": Callback(GIVE_UP)}
-        with translated():
-            self._queue.enqueue(RUN, id, **options)
+        with translated(), contextlib.suppress(DuplicateJobError):
+            self._queue.enqueue(RUN, id, unique=True, **options)

@@ -153,6 +153,8 @@ class _Work:
                 self._add(count(done, 0))
             else:
                 results = await asyncio.gather(*(self._result(read_line(raw)) for raw in piece))
+                if self.batch.ended:  # elsewhere: nothing of this is wanted
+                    return
                 await asyncio.to_thread(self._storage.write, name, io.BytesIO(b"\n".join(results)))
             self._pieces += 1
 
@@ -192,20 +194,30 @@ class _Work:
         """Tell how far it is, and see whether it has been cancelled or is late."""
         while self._refusal is None:
             await asyncio.sleep(WATCH_S)
-            batch = await self._change(lambda batch: msgspec.structs.replace(batch, counts=self._counts))
-            if batch.status == "cancelling":
+            batch = await self._change(self._counted)
+            if batch.status == "cancelling" or batch.ended:
                 self._stop("batch_cancelled")
             elif time.time() >= batch.expires_at:
                 self._stop("batch_expired")
 
+    def _counted(self, batch: Batch) -> Batch:
+        """With the counts of now; as it is where another process, which took this one for dead, has ended it."""
+        return batch if batch.ended else msgspec.structs.replace(batch, counts=self._counts)
+
     def _stop(self, refusal: str) -> None:
         self._refusal = refusal
+        self._gateway.jobs.abandon()
         for task in self._asking:
             task.cancel()
 
     async def _end(self) -> None:
         ending: Status = "expired" if self._refusal == "batch_expired" else "completed"
         await self._turn("finalizing")
+        if not self.batch.ended:
+            await self._give(ending)
+        await asyncio.to_thread(self._storage.remove, self.batch.id)
+
+    async def _give(self, ending: Status) -> None:
         files = {
             "output_file_id": await self._gather("output", True, self._counts.completed),
             "error_file_id": await self._gather("errors", False, self._counts.failed),
@@ -215,7 +227,6 @@ class _Work:
                 "cancelled" if batch.status == "cancelling" else ending, counts=self._counts, **files
             )
         )
-        await asyncio.to_thread(self._storage.remove, self.batch.id)
 
     async def _gather(self, what: str, succeeded: bool, number: int) -> str | None:
         """A file of all results that did, or did not, succeed; none where there are none."""
@@ -225,7 +236,7 @@ class _Work:
         id = f"file-{derived_id(batch.id, what)}"
         size = await asyncio.to_thread(self._storage.write, id, _Joined(self._results(succeeded)))
         file = File(id, batch.owner, size, int(time.time()), f"{batch.id}_{what}.jsonl", "batch_output")
-        await self._patiently(lambda: self._gateway.files.put(batch.owner, id, file))
+        await self._patiently(lambda: self._gateway.files.put(batch.owner, id, file, bounded=False))
         return id
 
     def _results(self, succeeded: bool) -> Iterator[bytes]:

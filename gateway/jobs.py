@@ -210,6 +210,7 @@ class Jobs:
         self._grace_s = grace_s
         self._metrics = metrics
         self._priority = priority
+        self._abandoned = False
         self._endings: set[asyncio.Task[None]] = set()
         self._lingers: set[asyncio.Task[None]] = set()
 
@@ -242,6 +243,10 @@ class Jobs:
             if not run.settled:
                 self._leave(order)
 
+    def abandon(self) -> None:
+        """From now on nobody comes back: whoever leaves a job cancels it at once, also where its order is resumable."""
+        self._abandoned = True
+
     async def close(self) -> None:
         """Finish what is to do for jobs whose readers left; the resumable ones are left to other gateways."""
         for linger in self._lingers:
@@ -253,7 +258,7 @@ class Jobs:
         _keep(self._endings, self._brave(lambda: self._broker.close_session(session, account)))
 
     def _leave(self, order: Order) -> None:
-        if order.resumable:
+        if order.resumable and not self._abandoned:
             _keep(self._lingers, self._linger(order.job))
         else:
             _keep(self._endings, self._brave(lambda: self._broker.cancel(order.job)))

@@ -1,5 +1,6 @@
 """The OpenAI API's batches: many requests in one file, answered when there is time."""
 
+import contextlib
 import re
 import time
 
@@ -15,7 +16,7 @@ from gateway.openai_desk import refusal
 from gateway.openai_files import find_file, owner_of, page
 from gateway.openai_types import BatchQuery, BatchRequest, read
 from gateway.patience import BRIEF_S, patiently
-from shared.errors import Code, CorollaError, InvalidField
+from shared.errors import BrokerUnavailable, Code, CorollaError, InvalidField
 
 MAX_HOURS = 168
 HOUR_S = 3600
@@ -50,11 +51,16 @@ class BatchesApi:
         return json_answer(page([batch.shown() for batch in found], asked.limit))
 
     async def show(self, request: Request) -> Response:
-        """GET /v1/batches/{id}."""
+        """GET /v1/batches/{id}: this also lines up again a batch that was lost from the line."""
         try:
-            return json_answer((await self._find(request)).shown())
+            batch = await self._find(request)
         except CorollaError as error:
             return refusal(error)
+        if not batch.ended:
+            # Gateway or broker may have died between its record and its place in the line; then RQ does not know it.
+            with contextlib.suppress(BrokerUnavailable):
+                await self._line_up(batch)
+        return json_answer(batch.shown())
 
     async def cancel(self, request: Request) -> Response:
         """POST /v1/batches/{id}/cancel: what was answered before is kept."""
@@ -90,9 +96,13 @@ class BatchesApi:
         )
         if not await patiently(lambda: self._batches.put(owner, batch.id, batch), BRIEF_S):
             raise CorollaError(Code.TENANT_BUSY, "There are too many batches of the last thirty days")
-        await patiently(lambda: self._gateway.queue.add(batch.id, hours * HOUR_S), BRIEF_S)
+        await patiently(lambda: self._line_up(batch), BRIEF_S)
         log.info("batch accepted", batch=batch.id, file=file.id)
         return batch
+
+    async def _line_up(self, batch: Batch) -> None:
+        """Let it be answered, or be told that it is late. Raises BrokerUnavailable."""
+        await self._gateway.queue.add(batch.id, max(batch.expires_at - int(time.time()), 0))
 
     async def _find(self, request: Request) -> Batch:
         id = request.path_params["id"]

@@ -80,8 +80,9 @@ class FilesApi:
         """DELETE /v1/files/{id}."""
         try:
             file = await find_file(self._gateway, request.path_params["id"], owner_of(request))
-            await patiently(lambda: self._files.drop(file.owner, file.id), BRIEF_S)
+            # The record last: as long as it is there, what failed can be tried again.
             await asyncio.to_thread(self._storage.remove, file.id)
+            await patiently(lambda: self._files.drop(file.owner, file.id), BRIEF_S)
         except CorollaError as error:
             return refusal(error)
         return json_answer(DeletedFile(file.id))
@@ -123,8 +124,13 @@ class FilesApi:
         id, now = f"file-{new_id()}", int(time.time())
         size = await asyncio.to_thread(self._storage.write, id, upload.file)
         file = File(id, owner, size, now, (upload.filename or "")[:MAX_NAME_CHARS], purpose)
-        if not await patiently(lambda: self._files.put(owner, id, file), BRIEF_S):
-            await asyncio.to_thread(self._storage.remove, id)
+        kept = False
+        try:
+            kept = await patiently(lambda: self._files.put(owner, id, file), BRIEF_S)
+        finally:
+            if not kept:
+                await asyncio.to_thread(self._storage.remove, id)
+        if not kept:
             raise CorollaError(Code.INVALID, "There are too many files, please delete some")
         log.info("file kept", file=id, bytes=size)
         return file

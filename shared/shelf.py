@@ -10,6 +10,8 @@ from shared.link import Link
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+UNBOUNDED = 2**31
+
 
 class Shelf(Generic[T]):
     """Records of one kind, as JSON. Every operation may raise BrokerUnavailable: it may have happened or not.
@@ -25,11 +27,15 @@ class Shelf(Generic[T]):
         self._life_ms = life_ms
         self._limit = limit
 
-    async def put(self, owner: str, id: str, record: T) -> bool:
-        """Keep a new record; one that is there stays as it is. False where the owner has too many."""
+    async def put(self, owner: str, id: str, record: T, bounded: bool = True) -> bool:
+        """Keep a new record; one that is there stays as it is. False where the owner has too many.
+
+        bounded: by the limit, which is not for what comes of work that was accepted.
+        """
         keys = [self._keys.record(self._kind, id), self._keys.records(self._kind, owner)]
         body = msgspec.json.encode(record)
-        return bool(await self._link.run("put_record", keys, id, body, self._life_ms, self._limit))
+        limit = self._limit if bounded else UNBOUNDED
+        return bool(await self._link.run("put_record", keys, id, body, self._life_ms, limit))
 
     async def get(self, id: str) -> T | None:
         """The record; None where there is none, or not any more."""

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import psutil
 import pytest
 
 from gateway.batch_records import Batch
+from gateway.gateway import MAX_RECORDS
+from gateway.openai_objects import Counts
 from shared.keys import Keys
 from shared.link import Link
 from shared.shelf import Shelf
@@ -158,6 +160,20 @@ def test_a_batch_from_its_file_to_its_results(batches: Batches) -> None:
     assert list(batches.files.iterdir()) == []
 
 
+def test_a_batch_whose_owner_has_too_many_files(batches: Batches, server: Valkey) -> None:
+    # given an input that was the last file to be accepted
+    index = "{p}:owned:file:-"
+    room = MAX_RECORDS - server.client.zcard(index)
+    server.client.zadd(index, {f"file-{number}": number for number in range(1, room)})
+    # when
+    batch = batches.ended(batches.create(line(1)), "completed")
+    # then what was accepted is given all the same, and no more is accepted
+    assert texts(batches.results(batch["output_file_id"])) == expected(range(1, 2))
+    refused = batches.client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", b"{}")})
+    assert refused.status_code == 400
+    server.client.zremrangebyscore(index, 0, MAX_RECORDS)
+
+
 def test_a_file_that_is_no_batch(batches: Batches) -> None:
     twice, other = line(1), {**line(2), "url": "/v1/completions"}
     batch = batches.ended(batches.create(twice, twice, other, b"{", line(3, stream=True)), "failed")
@@ -182,21 +198,72 @@ def test_a_cancelled_batch_keeps_what_it_has(batches: Batches) -> None:
     assert (again.status_code, again.json()["status"]) == (200, "cancelled")
 
 
+def test_the_jobs_of_a_cancelled_batch_end_with_it(batches: Batches, server: Valkey) -> None:
+    # given requests whose answers would take half a minute
+    def running() -> int:
+        return sum(server.client.hget(key, "state") == b"running" for key in server.client.scan_iter("{p}:job:*"))
+
+    id = batches.create(*(line(number, 1500) for number in range(1, 5)))
+    until(lambda: running() == 4)
+    # when
+    batches.client.post(f"/v1/batches/{id}/cancel")
+    batches.ended(id, "cancelled")
+    # then
+    until(lambda: running() == 0, 10)
+
+
 def test_a_batch_whose_time_is_over_keeps_what_it_has(batches: Batches, server: Valkey) -> None:
     id = batches.create(*(line(number, 5) for number in range(1, 5)), *(line(n, 400) for n in range(5, 9)))
     until(lambda: batches.done(id) == 4)
-    asyncio.run(_make_late(server.url, id))
+    asyncio.run(_change(server.url, id, _late))
     batch = batches.ended(id, "expired")
     assert texts(batches.results(batch["output_file_id"])) == expected(range(1, 5), 5)
     assert [each["error"]["code"] for each in batches.results(batch["error_file_id"])] == ["batch_expired"] * 4
 
 
-async def _make_late(redis_url: str, id: str) -> None:
-    """Its completion window is over now."""
+def test_a_batch_that_another_process_has_ended_stays_as_it_is(batches: Batches, server: Valkey) -> None:
+    # given a process that was taken for dead, and another one that was faster
+    id = batches.create(*(line(number, 5) for number in range(1, 5)), *(line(n, 400) for n in range(5, 9)))
+    until(lambda: batches.done(id) == 4)
+    asyncio.run(_change(server.url, id, _completed))
+    ended = batches.batch(id)
+    # when it sees that
+    until(lambda: any(each["event"] == "batch ended" and each["batch"] == id for each in batches.runner.lines()))
+    # then
+    assert batches.batch(id) == ended
+    assert ended["request_counts"] == {"total": 8, "completed": 8, "failed": 0}
+    assert not (batches.files / id).exists()
+    assert [file["filename"] for file in batches.client.get("/v1/files").json()["data"] if id in file["filename"]] == []
+
+
+@pytest.mark.parametrize(("late", "status"), [(False, "completed"), (True, "expired")], ids=["in time", "late"])
+def test_a_batch_that_is_lost_from_the_line(batches: Batches, server: Valkey, late: bool, status: str) -> None:
+    # given a record alone, as it is where the broker dies before it has written the rest
+    assert batches.runner.terminate() == 0
+    id = batches.create(line(1, 400 if late else TOKENS))
+    server.client.delete("rq:queue:batches", f"rq:job:{id}")
+    if late:
+        asyncio.run(_change(server.url, id, _late))
+    # when
+    batches.runner.start()
+    # then whoever asks for it lines it up
+    assert batches.ended(id, status)["request_counts"]["total"] == 1
+
+
+async def _change(redis_url: str, id: str, change: Callable[[Batch], Batch]) -> None:
     link = Link(redis_url, Keys().prefix)
-    shelf = Shelf(link, Keys(), "batch", Batch, 0, 1)
-    await shelf.change(id, lambda batch: msgspec.structs.replace(batch, expires_at=batch.created_at))
+    await Shelf(link, Keys(), "batch", Batch, 0, 1).change(id, change)
     await link.close()
+
+
+def _late(batch: Batch) -> Batch:
+    """Its completion window is over now."""
+    return msgspec.structs.replace(batch, expires_at=batch.created_at)
+
+
+def _completed(batch: Batch) -> Batch:
+    """All its requests were answered."""
+    return batch.turned("finalizing").turned("completed", counts=Counts(8, 8))
 
 
 def test_refusals(batches: Batches) -> None:

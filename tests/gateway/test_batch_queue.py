@@ -19,3 +19,10 @@ async def test_what_waits_in_line_is_json(valkey: Valkey) -> None:
     # the other fields are text as it is
     del stored[b"data"]
     assert all(value.decode("ascii").isprintable() for value in stored.values())
+
+
+async def test_a_batch_stands_in_line_once(valkey: Valkey) -> None:
+    queue = BatchQueue(valkey.url)
+    await queue.add("batch-1", 60)
+    await queue.add("batch-1", 60)
+    assert valkey.client.lrange("rq:queue:batches", 0, -1) == [b"batch-1"]

@@ -248,6 +248,14 @@ async def test_a_resumable_job_is_followed_by_nobody_after_the_grace(
         assert valkey.client.exists(f"{{p}}:sub:{JOB}") == 0
 
 
+async def test_an_abandoned_job_is_cancelled_at_once(broker: Broker, player: Player) -> None:
+    async with running(broker, deadline_s=300, grace_s=300) as jobs:
+        async with jobs.run(Order(JOB, REQUEST, resumable=True)):
+            worker = await player.take()
+            jobs.abandon()
+        await worker.until_cancelled()
+
+
 async def test_two_readers_of_one_job(broker: Broker, player: Player) -> None:
     async with running(broker) as jobs, reading(jobs) as one, reading(jobs) as two:
         worker = await player.take()

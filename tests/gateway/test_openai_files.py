@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.conftest import Serve
+from tests.valkey import Valkey
 from tests.waiting import until_closed
 
 pytestmark = pytest.mark.anyio
@@ -55,3 +56,38 @@ async def test_a_large_upload_has_more_time(serve: Serve, tmp_path: Path, monkey
         assert answer.status_code == 200
         kept = await gateway.client.get(f"/v1/files/{answer.json()['id']}/content")
     assert kept.content == b"".join(parts)
+
+
+async def test_an_upload_that_cannot_be_recorded_leaves_nothing(
+    serve: Serve, valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.openai_files.BRIEF_S", 0.1)
+    async with serve(files=tmp_path) as gateway:
+        valkey.kill()
+        answer = await gateway.client.post("/v1/files", data={"purpose": "batch"}, files={"file": b"x"})
+        valkey.start()
+    assert answer.status_code == 503
+    assert _names(tmp_path) == []
+
+
+async def test_a_file_that_could_not_be_deleted_can_be_deleted_again(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve(files=tmp_path) as gateway:
+        kept = await gateway.client.post("/v1/files", data={"purpose": "batch"}, files={"file": b"x"})
+        url = f"/v1/files/{kept.json()['id']}"
+        # given a disk that fails once
+        with monkeypatch.context() as failing:
+            failing.setattr("gateway.storage.Storage.remove", _fail)
+            assert (await gateway.client.delete(url)).status_code == 500
+        assert (await gateway.client.delete(url)).status_code == 200
+        assert (await gateway.client.get(url)).status_code == 404
+    assert _names(tmp_path) == []
+
+
+def _fail(*_: object) -> None:
+    raise OSError
+
+
+def _names(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir()]

@@ -10,6 +10,7 @@ from shared.keys import Keys
 from shared.link import Link
 from shared.shelf import Shelf
 from tests.valkey import Valkey
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.anyio
 
@@ -72,6 +73,15 @@ async def test_what_expired_is_forgotten(link: Link, valkey: Valkey) -> None:
     valkey.client.delete("{p}:thing:a")  # as time does
     assert await shelf.list("o", 10) == []
     assert await put(shelf, "b")
+
+
+async def test_what_expired_makes_room_though_nobody_lists(link: Link, valkey: Valkey) -> None:
+    shelf = Shelf(link, Keys(), "thing", Thing, 50, limit=2)
+    await put(shelf, "a")
+    await put(shelf, "b")
+    await until_async(lambda: not valkey.client.exists("{p}:thing:b"))
+    assert await put(shelf, "c")
+    assert valkey.client.zrange("{p}:owned:thing:o", 0, -1) == [b"c"]
 
 
 async def test_changes_at_the_same_time_are_all_done(shelf: Shelf[Thing]) -> None:
