@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -24,8 +25,8 @@ Lease = tuple[str, str]
 T = TypeVar("T")
 Take = Callable[[BackendSession, slice], Awaitable[T]]
 
-# Before each further attempt in a row at a token. In this time a server that was restarted is back, or another one is
-# known; whoever meets full caches should hear of it sooner.
+# Before each further attempt in a row at a token, by what the last one failed of. In this time a server that was
+# restarted is back, or another one is known; whoever meets full caches should hear of it sooner.
 RETRY_DELAYS_S = {Code.SWARM: (0.0, 1.0, 2.0, 4.0, 8.0), Code.CACHE_FULL: (0.0, 1.0)}
 LATE = "The answer was not finished in time, please try again later"
 
@@ -53,7 +54,7 @@ class Run:
         self._model = claim.request.model
         self._started_at = time.monotonic()
         self._deadline = self._started_at + claim.remaining_ms / 1000
-        self._failures = 0  # of the swarm since the last token
+        self._failures: Counter[Code] = Counter()  # of the swarm since the last token
         self._metrics = metrics
         self._steps = metrics.steps.labels(self._model)
         self._tokens = metrics.tokens.labels(self._model)
@@ -186,7 +187,7 @@ class Run:
                 await self._recover(error, cache, sessions)
                 continue
             if chosen and not self.stopped:
-                self._failures = 0
+                self._failures.clear()
                 tokens = answers.push(chosen)
                 self._tokens.inc(len(tokens))
                 for token in tokens:
@@ -228,13 +229,14 @@ class Run:
         delays_s = RETRY_DELAYS_S.get(error.code)
         if delays_s is None:
             raise error
+        failures = self._failures[error.code]
         fields = {"code": error.code, "cause": type(error.__cause__ or error).__name__, "fed": fed}
-        _log.warning("step_failed", job=self.claim.job, model=self._model, attempt=self._failures + 1, **fields)
+        _log.warning("step_failed", job=self.claim.job, model=self._model, attempt=failures + 1, **fields)
         self._metrics.failures.labels(self._model, error.code).inc()
-        if self._failures >= len(delays_s):
+        if failures >= len(delays_s):
             raise error
-        delay_s = delays_s[self._failures]
+        delay_s = delays_s[failures]
         if time.monotonic() + delay_s >= self._deadline:
             raise error
-        self._failures += 1
+        self._failures[error.code] += 1
         return delay_s

@@ -191,13 +191,25 @@ async def test_a_new_attempt_feeds_a_long_prompt_in_pieces(valkey: Valkey) -> No
 @pytest.mark.usefixtures("hasty")
 async def test_after_three_attempts_in_a_row_the_client_is_told(valkey: Valkey) -> None:
     model = backend()
-    model.failures = {2: SWARM, 3: FULL, 4: SWARM}
+    model.failures = {2: SWARM, 3: SWARM, 4: SWARM}
     async with desk(valkey, model) as at:
         assert await at.ask(max_new_tokens=4) == ("a", FAILED)
         await until_async(lambda: all(session.closed for session in model.sessions))
         # and a new job is as good as any
         assert (await at.ask(max_new_tokens=4))[0] == "abcd"
     assert (model.steps, len(model.sessions)) == (4 + 4, 4)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_failures_of_one_kind_leave_all_attempts_to_those_of_another(valkey: Valkey) -> None:
+    model = backend()
+    model.failures = {2: SWARM, 3: SWARM, 4: FULL, 5: FULL}
+    async with desk(valkey, model) as at:
+        assert (await at.ask(max_new_tokens=4))[0] == "abcd"
+        # and there are no more of them
+        model.failures = {model.steps + step: error for step, error in enumerate((SWARM, FULL, FULL, SWARM, FULL), 2)}
+        words = "The attention cache is full"
+        assert await at.ask(max_new_tokens=4) == ("a", JobFailed(Code.CACHE_FULL, words))
 
 
 @pytest.mark.usefixtures("hasty")
