@@ -12,7 +12,7 @@ import structlog
 from shared.errors import Code, CorollaError
 from shared.messages import Ending, FinishReason, JobFailed, JobFinished, Token
 from shared.records import Claim, SessionCommit
-from worker.backend import MAX_POSITIONS, BackendSession, Choice
+from worker.backend import MAX_POSITIONS, Backend, BackendSession, Choice
 from worker.choices import Answers, begin
 from worker.metrics import Metrics
 from worker.models import Served
@@ -44,12 +44,13 @@ class Run:
     decided. outcome: why, for whoever watches.
     """
 
-    def __init__(self, claim: Claim, outbox: Outbox, watchdog: Watchdog, metrics: Metrics) -> None:
+    def __init__(self, claim: Claim, outbox: Outbox, sessions: Sessions, watchdog: Watchdog, metrics: Metrics) -> None:
         self.claim = claim
         self.outbox = outbox
         self.stepping_since: float | None = None
         self.ended = False
         self.outcome = "left"
+        self._sessions = sessions
         self._watchdog = watchdog
         self._model = claim.request.model
         self._started_at = time.monotonic()
@@ -79,7 +80,7 @@ class Run:
         """Whether what the step under way gives is unwanted, and any further one."""
         return self.outbox.cancelled or self.outbox.lost
 
-    async def decode(self, served: Served, sessions: Sessions) -> None:
+    async def decode(self, served: Served) -> None:
         """Decode it up to its ending, which is the outbox's then.
 
         Raises LeftToOthersError, and CorollaError where the model cannot do it, or not in time.
@@ -92,8 +93,8 @@ class Run:
         if not answers.ending and not self.stopped:
             session = self.claim.session
             positions = session.max_length if session else answers.positions
-            with sessions.borrow(session.id if session else None, served.backend, answers.ids, positions) as cache:
-                await self._generate(answers, cache, sessions)
+            with self._sessions.borrow(self.session, served.backend, answers.ids, positions) as cache:
+                await self._generate(answers, cache)
         if self.outbox.cancelled and not answers.ending:
             answers.cancel()
         if answers.ending:
@@ -150,7 +151,7 @@ class Run:
             try:
                 return await self._pieces(served, count, take)
             except CorollaError as error:
-                delay_s = self._delay_s(error, 0)
+                delay_s = await self._delay_s(error, served.backend, 0)
             await asyncio.sleep(delay_s)
 
     async def _pieces(self, served: Served, count: int, take: Take[T]) -> list[T]:
@@ -176,7 +177,7 @@ class Run:
         seconds = round(time.monotonic() - self._started_at, 3)
         _log.info("job_ended", job=self.claim.job, session=self.session, why=self.outcome, seconds=seconds)
 
-    async def _generate(self, answers: Answers, cache: Cache, sessions: Sessions) -> None:
+    async def _generate(self, answers: Answers, cache: Cache) -> None:
         """Decode up to the answers' end. Nothing is awaited between the tokens of one step, nor, by the caller, between
         the last ones and the ending, and so they travel together."""
         while not answers.ending and not self.stopped:
@@ -184,7 +185,7 @@ class Run:
             try:
                 chosen = await self._timed(cache.feed(answers.ids, answers.draws, answers.parents))
             except CorollaError as error:
-                await self._recover(error, cache, sessions)
+                await self._recover(error, cache)
                 continue
             if chosen and not self.stopped:
                 self._failures.clear()
@@ -217,15 +218,20 @@ class Run:
         self._steps.observe(time.monotonic() - now)
         return given
 
-    async def _recover(self, error: CorollaError, cache: Cache, sessions: Sessions) -> None:
+    async def _recover(self, error: CorollaError, cache: Cache) -> None:
         """Start again with nothing fed, over other servers. Raises the error where that is no use."""
-        delay_s = self._delay_s(error, cache.length)
-        sessions.renew(cache)
+        delay_s = await self._delay_s(error, cache.backend, cache.length)
+        closed = self._sessions.renew(cache)
+        if error.code is Code.CACHE_FULL:  # it holds room on the servers before the one that has none
+            await asyncio.wait([closed])
         await asyncio.sleep(delay_s)
 
-    def _delay_s(self, error: CorollaError, fed: int) -> float:
+    async def _delay_s(self, error: CorollaError, backend: Backend, fed: int) -> float:
         """Until another attempt after a step that failed. Raises the error where it is not the swarm's, where it was
-        the last attempt, and where there is no time for another one."""
+        the last attempt, and where there is no time for another one. Where room can be made, it does not count."""
+        if error.code is Code.CACHE_FULL and await self._sessions.make_room(backend):
+            _log.info("room_made", job=self.claim.job, model=self._model)
+            return 0.0
         delays_s = RETRY_DELAYS_S.get(error.code)
         if delays_s is None:
             raise error
