@@ -208,6 +208,8 @@ class Run:
         except TimeoutError:
             if left_s <= timeout_s:  # not the clock again: a timer may be a millisecond early
                 raise CorollaError(Code.DEADLINE, LATE) from None
+            if self._watchdog.overslept(now):
+                raise CorollaError(Code.SWARM, LATE) from None
             # Without a beat its lease expires, and the broker counts that: a job that does this everywhere is given up.
             _log.error("step_overdue", job=self.claim.job, model=self._model, step_timeout_s=timeout_s)
             self._watchdog.overdue(self._model, now)
