@@ -81,7 +81,7 @@ class Engine:
     def start(self, claim: Claim) -> None:
         """Run a job. If it runs here already, that was under a lease which is gone."""
         self.lose([run.lease for run in self._runs.values() if run.claim.job == claim.job])
-        run = Run(claim, Outbox(claim, self._courier), self._watchdog, self._metrics)
+        run = Run(claim, Outbox(claim, self._courier), self._sessions, self._watchdog, self._metrics)
         task = asyncio.create_task(self._run(run))
         task.add_done_callback(self._forget)
         self._runs[task] = run
@@ -150,7 +150,7 @@ class Engine:
 
     async def _decode(self, run: Run) -> None:
         try:
-            await run.decode(self._models[run.claim.request.model], self._sessions)
+            await run.decode(self._models[run.claim.request.model])
         except LeftToOthersError:
             run.outbox.lose()
         except TooLong as error:

@@ -29,14 +29,12 @@ from shared.reports import Coverage
 from worker.backend import Choice, Draw
 from worker.devices import DtypeName, choose_dtype, choose_threads
 from worker.head import MAX_ROWS, Head
-from worker.petals_chain import Chain, StreamChain, can_stream
+from worker.petals_chain import Chain, StreamChain, can_stream, lacks_room
 from worker.petals_public import PublicChain
 from worker.tokenizer import FastTokenizer, load_tokenizer
 
 ATTEMPTS = 1  # Petals' own at everything, whose default is to go on for ever; whoever uses a session tries again
 DHT_STOP_TIMEOUT_S = 10.0
-
-_NO_ROOM = ("attention cache", "could not allocate", "cannot allocate", "allocationfailed")
 
 Embed = Callable[[Sequence[Sequence[int]]], torch.Tensor]
 
@@ -232,8 +230,7 @@ def _leave(manager: Any) -> None:
 
 def _translate(error: Exception, max_length: int) -> CorollaError:
     """The library's error in our words; its own may hold addresses and paths."""
-    text = f"{type(error).__name__} {error}".lower()
-    if any(sign in text for sign in _NO_ROOM):
+    if lacks_room(error):
         return CorollaError(
             Code.CACHE_FULL,
             "The attention cache is full: the swarm has no room for a session "

@@ -37,12 +37,19 @@ _NEEDED = (
     (utils, ("write_pbmsg", "read_pbmsg_safe", "raise_if_failed")),
     (TransformerConnectionHandler, ("rpc_inference",)),
 )
+_NO_ROOM = ("attention cache", "could not allocate", "cannot allocate", "allocationfailed")
 _MARKED = len(P2P.MESSAGE_MARKER) + P2P.HEADER_LEN  # bytes before a message: its kind, and its length
 _NEEDED_OF_MANAGER = ("state", "config", "block_uids", "rpc_info", "make_sequence", "get_request_metadata")
 
 
 class ServerError(Exception):
     """A server answered with an error, or with what is no answer."""
+
+
+def lacks_room(error: Exception) -> bool:
+    """Whether a server said that it has no room for an attention cache."""
+    text = f"{type(error).__name__} {error}".lower()
+    return any(sign in text for sign in _NO_ROOM)
 
 
 class Chain(Protocol):
@@ -163,8 +170,8 @@ class StreamChain:
                 for place, asked in enumerate(self._streams, 1):
                     metadata = {**step, "next_servers": addresses[place:]} if addresses[place:] else step
                     tensor = await asked.ask((tensor, *rest), metadata)
-        except Exception:
-            await self._blame(asked.leg)
+        except Exception as error:
+            await self._avoid(asked.leg, error)
             raise
         if not addresses:
             for stream in self._streams:
@@ -185,8 +192,8 @@ class StreamChain:
             try:
                 async with asyncio.timeout(self._manager.config.connect_timeout):
                     self._streams.append(await _open(self._manager.state.p2p, leg))
-            except Exception:
-                await self._blame(leg)
+            except Exception as error:
+                await self._avoid(leg, error)
                 raise
 
     def _find_route(self) -> list[_Leg]:
@@ -201,10 +208,17 @@ class StreamChain:
             route.append(_Leg(span.peer_id, span.start, span.end, uid, metadata))
         return route
 
-    async def _blame(self, leg: _Leg) -> None:
+    async def _avoid(self, leg: _Leg, error: Exception) -> None:
         """The next chain goes over other servers, where there are any."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._pool, self._manager.on_request_failure, leg.peer_id)  # it takes locks
+        note = self._note_full if lacks_room(error) else self._manager.on_request_failure
+        await asyncio.get_running_loop().run_in_executor(self._pool, note, leg.peer_id)  # it takes locks
+
+    def _note_full(self, peer_id: Any) -> None:
+        """The server is well: routes prefer others that have room, until it says anew how much it has itself."""
+        with self._manager.lock_changes:
+            for block in self._manager.state.sequence_info.block_infos:
+                if server := block.servers.get(peer_id):
+                    server.cache_tokens_left = 0
 
     async def _convert(self, size: int, convert: Callable[..., Any], *arguments: Any) -> Any:
         if size < LARGE:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ import structlog
 from shared.errors import Code, CorollaError
 from shared.messages import Ending, FinishReason, JobFailed, JobFinished, Token
 from shared.records import Claim, SessionCommit
-from worker.backend import MAX_POSITIONS, BackendSession, Choice
+from worker.backend import MAX_POSITIONS, Backend, BackendSession, Choice
 from worker.choices import Answers, begin
 from worker.metrics import Metrics
 from worker.models import Served
@@ -24,8 +25,8 @@ Lease = tuple[str, str]
 T = TypeVar("T")
 Take = Callable[[BackendSession, slice], Awaitable[T]]
 
-# Before each further attempt in a row at a token. In this time a server that was restarted is back, or another one is
-# known; whoever meets full caches should hear of it sooner.
+# Before each further attempt in a row at a token, by what the last one failed of. In this time a server that was
+# restarted is back, or another one is known; whoever meets full caches should hear of it sooner.
 RETRY_DELAYS_S = {Code.SWARM: (0.0, 1.0, 2.0, 4.0, 8.0), Code.CACHE_FULL: (0.0, 1.0)}
 LATE = "The answer was not finished in time, please try again later"
 
@@ -43,17 +44,18 @@ class Run:
     decided. outcome: why, for whoever watches.
     """
 
-    def __init__(self, claim: Claim, outbox: Outbox, watchdog: Watchdog, metrics: Metrics) -> None:
+    def __init__(self, claim: Claim, outbox: Outbox, sessions: Sessions, watchdog: Watchdog, metrics: Metrics) -> None:
         self.claim = claim
         self.outbox = outbox
         self.stepping_since: float | None = None
         self.ended = False
         self.outcome = "left"
+        self._sessions = sessions
         self._watchdog = watchdog
         self._model = claim.request.model
         self._started_at = time.monotonic()
         self._deadline = self._started_at + claim.remaining_ms / 1000
-        self._failures = 0  # of the swarm since the last token
+        self._failures: Counter[Code] = Counter()  # of the swarm since the last token
         self._metrics = metrics
         self._steps = metrics.steps.labels(self._model)
         self._tokens = metrics.tokens.labels(self._model)
@@ -78,7 +80,7 @@ class Run:
         """Whether what the step under way gives is unwanted, and any further one."""
         return self.outbox.cancelled or self.outbox.lost
 
-    async def decode(self, served: Served, sessions: Sessions) -> None:
+    async def decode(self, served: Served) -> None:
         """Decode it up to its ending, which is the outbox's then.
 
         Raises LeftToOthersError, and CorollaError where the model cannot do it, or not in time.
@@ -91,8 +93,8 @@ class Run:
         if not answers.ending and not self.stopped:
             session = self.claim.session
             positions = session.max_length if session else answers.positions
-            with sessions.borrow(session.id if session else None, served.backend, answers.ids, positions) as cache:
-                await self._generate(answers, cache, sessions)
+            with self._sessions.borrow(self.session, served.backend, answers.ids, positions) as cache:
+                await self._generate(answers, cache)
         if self.outbox.cancelled and not answers.ending:
             answers.cancel()
         if answers.ending:
@@ -149,7 +151,7 @@ class Run:
             try:
                 return await self._pieces(served, count, take)
             except CorollaError as error:
-                delay_s = self._delay_s(error, 0)
+                delay_s = await self._delay_s(error, served.backend, 0)
             await asyncio.sleep(delay_s)
 
     async def _pieces(self, served: Served, count: int, take: Take[T]) -> list[T]:
@@ -175,7 +177,7 @@ class Run:
         seconds = round(time.monotonic() - self._started_at, 3)
         _log.info("job_ended", job=self.claim.job, session=self.session, why=self.outcome, seconds=seconds)
 
-    async def _generate(self, answers: Answers, cache: Cache, sessions: Sessions) -> None:
+    async def _generate(self, answers: Answers, cache: Cache) -> None:
         """Decode up to the answers' end. Nothing is awaited between the tokens of one step, nor, by the caller, between
         the last ones and the ending, and so they travel together."""
         while not answers.ending and not self.stopped:
@@ -183,10 +185,10 @@ class Run:
             try:
                 chosen = await self._timed(cache.feed(answers.ids, answers.draws, answers.parents))
             except CorollaError as error:
-                await self._recover(error, cache, sessions)
+                await self._recover(error, cache)
                 continue
             if chosen and not self.stopped:
-                self._failures = 0
+                self._failures.clear()
                 tokens = answers.push(chosen)
                 self._tokens.inc(len(tokens))
                 for token in tokens:
@@ -206,6 +208,8 @@ class Run:
         except TimeoutError:
             if left_s <= timeout_s:  # not the clock again: a timer may be a millisecond early
                 raise CorollaError(Code.DEADLINE, LATE) from None
+            if self._watchdog.overslept(now):
+                raise CorollaError(Code.SWARM, LATE) from None
             # Without a beat its lease expires, and the broker counts that: a job that does this everywhere is given up.
             _log.error("step_overdue", job=self.claim.job, model=self._model, step_timeout_s=timeout_s)
             self._watchdog.overdue(self._model, now)
@@ -216,25 +220,31 @@ class Run:
         self._steps.observe(time.monotonic() - now)
         return given
 
-    async def _recover(self, error: CorollaError, cache: Cache, sessions: Sessions) -> None:
+    async def _recover(self, error: CorollaError, cache: Cache) -> None:
         """Start again with nothing fed, over other servers. Raises the error where that is no use."""
-        delay_s = self._delay_s(error, cache.length)
-        sessions.renew(cache)
+        delay_s = await self._delay_s(error, cache.backend, cache.length)
+        closed = self._sessions.renew(cache)
+        if error.code is Code.CACHE_FULL:  # it holds room on the servers before the one that has none
+            await asyncio.wait([closed])
         await asyncio.sleep(delay_s)
 
-    def _delay_s(self, error: CorollaError, fed: int) -> float:
+    async def _delay_s(self, error: CorollaError, backend: Backend, fed: int) -> float:
         """Until another attempt after a step that failed. Raises the error where it is not the swarm's, where it was
-        the last attempt, and where there is no time for another one."""
+        the last attempt, and where there is no time for another one. Where room can be made, it does not count."""
+        if error.code is Code.CACHE_FULL and await self._sessions.make_room(backend):
+            _log.info("room_made", job=self.claim.job, model=self._model)
+            return 0.0
         delays_s = RETRY_DELAYS_S.get(error.code)
         if delays_s is None:
             raise error
+        failures = self._failures[error.code]
         fields = {"code": error.code, "cause": type(error.__cause__ or error).__name__, "fed": fed}
-        _log.warning("step_failed", job=self.claim.job, model=self._model, attempt=self._failures + 1, **fields)
+        _log.warning("step_failed", job=self.claim.job, model=self._model, attempt=failures + 1, **fields)
         self._metrics.failures.labels(self._model, error.code).inc()
-        if self._failures >= len(delays_s):
+        if failures >= len(delays_s):
             raise error
-        delay_s = delays_s[self._failures]
+        delay_s = delays_s[failures]
         if time.monotonic() + delay_s >= self._deadline:
             raise error
-        self._failures += 1
+        self._failures[error.code] += 1
         return delay_s

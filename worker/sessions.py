@@ -15,14 +15,15 @@ from worker.backend import MAX_POSITIONS, Backend, BackendSession, Choice, Draw
 class Cache:
     """A backend's session, and what it was fed. Used by one job at a time.
 
+    backend: of its model.
     name: of the client's session, whose next job may use it too; None where there is none, or no more.
     length: how many ids each of its rows was fed.
     """
 
     def __init__(self, backend: Backend, max_length: int, rows: int, name: str | None) -> None:
+        self.backend = backend
         self.name = name
         self.used_at = 0.0
-        self._backend = backend
         self._max_length = max_length
         self._rows = rows
         self._most = max(MAX_POSITIONS // rows, 1)  # positions that one step feeds
@@ -30,7 +31,7 @@ class Cache:
         self._open()
 
     def _open(self) -> None:
-        self.session: BackendSession = self._backend.open(self._max_length, self._rows)
+        self.session: BackendSession = self.backend.open(self._max_length, self._rows)
         self.length = 0
         self._chose = False  # whether all rows are where their last tokens were chosen
 
@@ -96,9 +97,20 @@ class Sessions:
             self._lent.remove(cache)
             self._put(cache)
 
-    def renew(self, cache: Cache) -> None:
-        """Give up what failed: the cache starts again with nothing fed."""
-        self._close(cache.renew())
+    def renew(self, cache: Cache) -> asyncio.Task[None]:
+        """Give up what failed: the cache starts again with nothing fed. The end of what it gave up."""
+        return self._close(cache.renew())
+
+    async def make_room(self, backend: Backend) -> bool:
+        """Free the cache of this model that has been idle for longest, and wait for it. Whether there was one.
+
+        An idle cache holds as much room on the servers as one in use, and saves only time.
+        """
+        name = next((name for name, cache in self._idle.items() if cache.backend is backend), None)
+        if name is None:
+            return False
+        await asyncio.wait([self._close(self._idle.pop(name).session)])
+        return True
 
     def drop(self, name: str) -> None:
         """The session was closed: free its cache, at once or when its job is done with it."""
@@ -141,7 +153,8 @@ class Sessions:
         while len(self._idle) > self._kept:
             self.drop(next(iter(self._idle)))
 
-    def _close(self, session: BackendSession) -> None:
+    def _close(self, session: BackendSession) -> asyncio.Task[None]:
         task = asyncio.create_task(session.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+        return task

@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+LATE_S = 1.0  # no event loop that runs hears of the end of a time limit so long after it
+
 
 class Watchdog:
     """Hears of the steps of all jobs.
@@ -15,6 +17,11 @@ class Watchdog:
         self.step_timeout_s = step_timeout_s
         self.hung = asyncio.Event()
         self._returned_at: dict[str, float] = {}  # by model
+
+    def overslept(self, began: float) -> bool:
+        """Whether a step that began at that time of the monotonic clock, and whose time is over, ran out of it while
+        this process was stopped, or its machine slept: then what it gives may be here, and not have been read yet."""
+        return time.monotonic() - began > self.step_timeout_s + LATE_S
 
     def returned(self, model: str) -> None:
         """A step of this model did what it should."""

@@ -12,8 +12,10 @@ local claims = {}
 local function session_of(name)
   if name == '' then return { '', 0, 0, {} } end
   local key = P .. 'session:' .. name
+  local f = redis.call('HMGET', key, 'max_length', 'held', 'owner')
+  -- What its former owner keeps for it is of no use any more, and takes room in the swarm.
+  if f[3] and f[3] ~= worker then redis.call('PUBLISH', P .. 'control:' .. f[3], 'close ' .. name) end
   redis.call('HSET', key, 'owner', worker)
-  local f = redis.call('HMGET', key, 'max_length', 'held')
   return { name, tonumber(f[1]), tonumber(f[2]), redis.call('LRANGE', key .. ':ids', 0, -1) }
 end
 

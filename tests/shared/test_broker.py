@@ -915,6 +915,27 @@ async def test_closing_a_session_ends_its_jobs_and_tells_the_owner(broker: Broke
     await broker.close_session("s1")
 
 
+async def test_a_session_that_moves_is_freed_by_its_former_owner(broker: Broker, valkey: Valkey) -> None:
+    # given a session whose worker took two turns of it, and has no slot for the next one
+    await broker.open_session("s1", MODEL, 64, 60_000, 9)
+    words = broker.control("w1")
+    heard = asyncio.ensure_future(anext(words))
+    while not valkey.client.pubsub_numsub("{p}:control:w1")[0][1]:
+        await asyncio.sleep(0.01)
+    for name in ("j1", "j2"):
+        await submit(broker, job(name, session="s1"))
+        await append(broker, await claim_one(broker), 1, (), DONE)
+    await submit(broker, job("j3"))
+    await claim_one(broker)
+    # when another one takes it
+    await submit(broker, job("j4", session="s1"))
+    assert (await claim_one(broker, OTHER)).job == "j4"
+    # then the former one is told of that, and had not been told anything
+    await broker.cancel("j3")
+    assert await heard == CloseSession("s1")
+    assert await anext(words) == CancelJob("j3")
+
+
 async def test_the_number_of_open_sessions_is_bounded(broker: Broker) -> None:
     await broker.open_session("s1", MODEL, 64, 50, 2)
     await broker.open_session("s2", MODEL, 64, 60_000, 2)

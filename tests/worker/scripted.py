@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from shared.errors import Code, CorollaError
 from shared.reports import Coverage
 from worker.backend import MAX_POSITIONS, Choice, Draw
 from worker.tokenizer import FastTokenizer
@@ -22,6 +23,7 @@ class ScriptedSession:
         self.rows: list[list[int]] = [[] for _ in range(rows)]
         self.closed = False
         self._backend = backend
+        self._holds_room = False
 
     @property
     def fed(self) -> list[int]:
@@ -38,6 +40,11 @@ class ScriptedSession:
         if step > self._backend.free_steps:
             await self._backend.released.wait()
         await asyncio.sleep(self._backend.pause_s)
+        if not self._holds_room:
+            self._holds_room = True
+            self._backend.held += 1
+            if self._backend.held > self._backend.room:
+                raise CorollaError(Code.CACHE_FULL, "The attention cache is full")
         if failure := self._backend.failures.get(step, self._backend.failure):
             raise failure
         if draws:
@@ -63,7 +70,11 @@ class ScriptedSession:
         assert len(self.rows[0]) <= self.max_length
 
     async def close(self) -> None:
+        await asyncio.sleep(self._backend.pause_s)
         self.closed = True
+        if self._holds_room:
+            self._holds_room = False
+            self._backend.held -= 1
 
 
 class ScriptedBackend:
@@ -71,7 +82,8 @@ class ScriptedBackend:
 
     script: the id at each position of every answer; scripts: of the answers in these rows. logprobs: of each token, by
     row. failure: what the next steps raise. failures: what single steps raise, by their number, from 1. steps: how many
-    began; pieces: how many positions each was fed.
+    began; pieces: how many positions each was fed. room: how many sessions may have begun and not be closed; one that
+    finds none holds some all the same, as on the servers before the one that is full. held: how many hold some.
 
     Steps after the first `free_steps` take for ever, until `released` is set; all take at least pause_s.
     """
@@ -86,6 +98,8 @@ class ScriptedBackend:
         self.pause_s = 0.0
         self.failure: Exception | None = None
         self.failures: dict[int, Exception] = {}
+        self.room = 1_000_000
+        self.held = 0
         self.steps = 0
         self.pieces: list[int] = []
         self.sessions: list[ScriptedSession] = []

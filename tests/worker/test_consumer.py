@@ -215,6 +215,22 @@ async def test_a_worker_that_was_stopped_for_long_goes_on(broker: Broker, valkey
     assert worker.terminate() == 0
 
 
+async def test_a_worker_that_was_stopped_within_a_step_goes_on(broker: Broker, valkey: Valkey, hire: Hire) -> None:
+    # given a worker that is stopped for longer than a step may take, with jobs under way
+    worker = hire("a", step_ms=300, lease_ms=5000, beat_s=0.5, step_timeout_s=2)
+    for seed in range(4):
+        await submit(broker, f"j{seed}", seed, 10)
+    await has(broker, "j3", 2)
+    worker.send(signal.SIGSTOP)
+    until(lambda: not valkey.client.exists("{p}:worker:a"))
+    # when it wakes up
+    worker.send(signal.SIGCONT)
+    # then it takes neither its model nor a step for one that hangs
+    assert [await result(broker, f"j{seed}") for seed in range(4)] == [whole(seed, 10) for seed in range(4)]
+    assert "step_overdue" not in [line["event"] for line in worker.lines()]
+    assert worker.terminate() == 0
+
+
 async def test_a_worker_whose_model_hangs_leaves(broker: Broker, valkey: Valkey, hire: Hire) -> None:
     # given a model of which no step comes back, and jobs of one row and more, with short and long prompts
     for seed in range(4):

@@ -210,6 +210,22 @@ async def test_no_room_for_the_attention_cache_is_said_and_harms_no_other(backen
     assert await asyncio.wait_for(answer(backend, ids, 3), 60) == expected(local, ids, 3)
 
 
+async def test_a_server_without_room_is_not_banned(swarm: Swarm) -> None:
+    async with loaded(swarm) as backend:
+        session = backend.open(CACHE_TOKENS + 1)
+        with pytest.raises(CorollaError, match="attention cache is full"):
+            await step(session, [5], Draw(GREEDY, [5], 1))
+        await session.close()
+        # then routes may still go over it, but prefer those that have room
+        state = backend._manager.state
+        known = {span.peer_id: span.server_info.cache_tokens_left for span in state.sequence_info.spans_by_priority}
+        assert not any(peer in state.banned_peers for peer in known)
+        full, other = swarm.servers
+        left = {peer.to_base58(): count for peer, count in known.items()}
+        assert left == {full: 0, other: left[other]}
+        assert left[other] > 0
+
+
 @pytest.mark.parametrize(
     "error",
     [MissingBlocksError([0]), TimeoutError(), ConnectionError("/ip4/10.0.0.1"), StopAsyncIteration(), AssertionError()],

@@ -2,6 +2,7 @@
 
 import dataclasses
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from structlog.testing import capture_logs
@@ -191,13 +192,73 @@ async def test_a_new_attempt_feeds_a_long_prompt_in_pieces(valkey: Valkey) -> No
 @pytest.mark.usefixtures("hasty")
 async def test_after_three_attempts_in_a_row_the_client_is_told(valkey: Valkey) -> None:
     model = backend()
-    model.failures = {2: SWARM, 3: FULL, 4: SWARM}
+    model.failures = {2: SWARM, 3: SWARM, 4: SWARM}
     async with desk(valkey, model) as at:
         assert await at.ask(max_new_tokens=4) == ("a", FAILED)
         await until_async(lambda: all(session.closed for session in model.sessions))
         # and a new job is as good as any
         assert (await at.ask(max_new_tokens=4))[0] == "abcd"
     assert (model.steps, len(model.sessions)) == (4 + 4, 4)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_failures_of_one_kind_leave_all_attempts_to_those_of_another(valkey: Valkey) -> None:
+    model = backend()
+    model.failures = {2: SWARM, 3: SWARM, 4: FULL, 5: FULL}
+    async with desk(valkey, model) as at:
+        assert (await at.ask(max_new_tokens=4))[0] == "abcd"
+        # and there are no more of them
+        model.failures = {model.steps + step: error for step, error in enumerate((SWARM, FULL, FULL, SWARM, FULL), 2)}
+        words = "The attention cache is full"
+        assert await at.ask(max_new_tokens=4) == ("a", JobFailed(Code.CACHE_FULL, words))
+
+
+async def test_idle_caches_make_room_for_who_is_new(valkey: Valkey) -> None:
+    # given servers that are full of sessions whose users pause
+    model = backend("abcd")
+    model.room = 3
+    with capture_logs() as lines:
+        async with desk(valkey, model) as at:
+            for name in ("s0", "s1", "s2", "new"):
+                await at.broker.open_session(name, "corolla/test", ROOM, 60_000, 9)
+            for name in ("s0", "s1", "s2"):
+                await at.ask(name, max_new_tokens=2)
+            # when another user comes, then there is room, by the cache alone that was idle for longest
+            assert (await at.ask("new", max_new_tokens=4))[0] == "abcd"
+            assert [session.closed for session in model.sessions] == [True, False, False, True, False]
+            # and what its session was fed is fed again when its next turn comes
+            assert (await at.ask("s0", prompt="ok", max_new_tokens=3))[0] == "abc"
+    assert model.sessions[-1].fed == TOKENIZER.encode("hiabokab", True)
+    # and nothing of all that is a failure
+    assert [line["event"] for line in lines if line["event"] in ("room_made", "step_failed")] == ["room_made"] * 2
+
+
+async def test_idle_caches_make_room_for_who_asks_about_a_prompt(valkey: Valkey) -> None:
+    model = backend()
+    model.room = 1
+    async with desk(valkey, model) as at:
+        await at.broker.open_session("s", "corolla/test", ROOM, 60_000, 9)
+        await at.ask("s", max_new_tokens=2)
+        assert (await at.ask(embed=True))[1] == JobFinished(FinishReason.STOP, 1, embedding=ANY)
+    assert [session.closed for session in model.sessions] == [True] * 3
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_caches_in_use_make_no_room(valkey: Valkey) -> None:
+    # given servers that are full of sessions whose answers are under way
+    model = backend()
+    model.room = 1
+    model.free_steps = 1
+    async with desk(valkey, model) as at:
+        first = await at.start(max_new_tokens=4)
+        await until_async(lambda: model.steps == 2)
+        model.free_steps = 1000
+        # when another user comes, then that is told, and does no harm
+        second = await at.start(max_new_tokens=4)
+        await until_async(lambda: at.engine.free == 1)
+        assert await at.log(second) == ([], JobFailed(Code.CACHE_FULL, "The attention cache is full"))
+        model.released.set()
+        assert (await at.result(first))[0] == "abcd"
 
 
 @pytest.mark.usefixtures("hasty")

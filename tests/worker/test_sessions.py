@@ -107,6 +107,24 @@ async def test_idle_caches_are_freed(backend: ScriptedBackend) -> None:
     await until_async(freed)
 
 
+async def test_room_is_made_of_the_model_s_own_idle_caches(backend: ScriptedBackend) -> None:
+    # given idle caches of two models, and one in use
+    sessions = Sessions(kept=9, idle_s=60)
+    other = ScriptedBackend(byte_level(), "abcdef")
+    kept = await use(sessions, "a", other, [1])
+    older, newer = [await use(sessions, name, backend, [1]) for name in "bc"]
+    with sessions.borrow("d", backend, [[1]], ROOM) as cache:
+        # when there must be room, then it is there at once, from what was idle for longest
+        assert await sessions.make_room(backend)
+        assert (older.closed, newer.closed) == (True, False)
+        assert await sessions.make_room(backend)
+        assert newer.closed
+        # and no more than that
+        assert not await sessions.make_room(backend)
+        assert (kept.closed, backend.sessions[-1].closed) == (False, False)
+        assert cache.name == "d"
+
+
 async def test_a_closed_session_is_freed(backend: ScriptedBackend) -> None:
     sessions = Sessions(kept=2, idle_s=60)
     used = await use(sessions, "s", backend, [1])

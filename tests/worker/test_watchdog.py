@@ -2,7 +2,7 @@
 
 import time
 
-from worker.watchdog import Watchdog
+from worker.watchdog import LATE_S, Watchdog
 
 
 def test_only_a_model_without_any_step_hangs() -> None:
@@ -14,6 +14,13 @@ def test_only_a_model_without_any_step_hangs() -> None:
     # when that was the last sign of it
     dog.overdue("a", time.monotonic())
     assert dog.hung.is_set()
+
+
+def test_a_step_whose_end_is_noticed_late_was_overslept() -> None:
+    dog = Watchdog(step_timeout_s=60)
+    now = time.monotonic()
+    assert not dog.overslept(now - 60)
+    assert dog.overslept(now - 60 - LATE_S)
 
 
 def test_another_model_s_steps_count_for_nothing() -> None:
