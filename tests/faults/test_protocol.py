@@ -51,8 +51,8 @@ class Job:
     """What the test knows of a job. tokens: ids that the broker accepted; epoch: of the lease that holds, or ''.
 
     stalls: claims since the last token. doomed: it may end without a worker's word. unfollowed: it ends with the next
-    sweep, unless a gateway follows it. dead: it was given up. rated: its tokens count when it ends; spent: those that
-    counted already.
+    sweep, unless a gateway follows it. parted: its session was closed, and another one may have the name since. dead: it
+    was given up. rated: its tokens count when it ends; spent: those that counted already.
     """
 
     session: str | None
@@ -64,6 +64,7 @@ class Job:
     stalls: int = 0
     doomed: bool = False
     unfollowed: bool = False
+    parted: bool = False
     dead: bool = False
     done: bool = False
     spent: int = 0
@@ -220,7 +221,7 @@ class Protocol(RuleBasedStateMachine):
             job.tokens += ids
             job.stalls = 0 if ids else job.stalls
             job.done = ends
-            if commit and job.session in self.commits:
+            if commit and not job.parted and job.session in self.commits:
                 self.commits[job.session] += commit.ids
 
     def expected(self, job: Job, epoch: str, first: int, upto: int, ends: bool) -> Appended:
@@ -255,10 +256,13 @@ class Protocol(RuleBasedStateMachine):
             job.stalls = max(job.stalls - 1, 0)
             job.release()
 
-    @rule(worker=WORKERS)
-    def leave(self, worker: str) -> None:
-        self.run(self.broker.leave(worker))
-        self.lose(job for job in self.jobs.values() if job.owner == worker)
+    @rule(worker=WORKERS, has_drained=st.booleans())
+    def leave(self, worker: str, has_drained: bool = False) -> None:
+        self.run(self.broker.leave(worker, has_drained))
+        held = [job for job in self.jobs.values() if job.owner == worker and not job.done]
+        for job in held:
+            job.stalls = max(job.stalls - has_drained, 0)
+        self.lose(held)
 
     @rule(old=WORKERS, new=WORKERS)
     def take_over(self, old: str, new: str) -> None:
@@ -325,7 +329,7 @@ class Protocol(RuleBasedStateMachine):
         assert self.letters.requeue(name, HOUR_MS) == possible
         if job and possible:
             job.spent, job.rated = job.counted, False
-            job.dead = job.done = False
+            job.dead = job.done = job.unfollowed = job.parted = False
             job.stalls = 0
             job.release()
 
@@ -376,6 +380,8 @@ class Protocol(RuleBasedStateMachine):
         self.run(self.broker.close_session(session))
         if self.commits.pop(session, None) is not None:
             # Those of a session before it that had the same name are doomed already.
+            for job in self.jobs.values():
+                job.parted |= job.session == session
             self.doom([name for name, job in self.jobs.items() if job.session == session and not job.doomed])
             self.see_endings(self.jobs.values())
 
