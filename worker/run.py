@@ -223,9 +223,8 @@ class Run:
     async def _recover(self, error: CorollaError, cache: Cache) -> None:
         """Start again with nothing fed, over other servers. Raises the error where that is no use."""
         delay_s = await self._delay_s(error, cache.backend, cache.length)
-        closed = self._sessions.renew(cache)
-        if error.code is Code.CACHE_FULL:  # it holds room on the servers before the one that has none
-            await asyncio.wait([closed])
+        # It holds room on the servers before the one that has none.
+        await self._sessions.renew(cache, frees_room=error.code is Code.CACHE_FULL)
         await asyncio.sleep(delay_s)
 
     async def _delay_s(self, error: CorollaError, backend: Backend, fed: int) -> float:

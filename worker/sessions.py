@@ -11,6 +11,9 @@ from collections.abc import Iterator, Sequence
 
 from worker.backend import MAX_POSITIONS, Backend, BackendSession, Choice, Draw
 
+# For servers to hear that room is free; one that does not answer is not waited for.
+CLOSE_WAIT_S = 1.0
+
 
 class Cache:
     """A backend's session, and what it was fed. Used by one job at a time.
@@ -97,9 +100,11 @@ class Sessions:
             self._lent.remove(cache)
             self._put(cache)
 
-    def renew(self, cache: Cache) -> asyncio.Task[None]:
-        """Give up what failed: the cache starts again with nothing fed. The end of what it gave up."""
-        return self._close(cache.renew())
+    async def renew(self, cache: Cache, frees_room: bool) -> None:
+        """Give up what failed: the cache starts again with nothing fed. frees_room: once what it gave up is closed."""
+        closing = self._close(cache.renew())
+        if frees_room:
+            await asyncio.wait([closing], timeout=CLOSE_WAIT_S)
 
     async def make_room(self, backend: Backend) -> bool:
         """Free the cache of this model that has been idle for longest, and wait for it. Whether there was one.
@@ -109,7 +114,7 @@ class Sessions:
         name = next((name for name, cache in self._idle.items() if cache.backend is backend), None)
         if name is None:
             return False
-        await asyncio.wait([self._close(self._idle.pop(name).session)])
+        await asyncio.wait([self._close(self._idle.pop(name).session)], timeout=CLOSE_WAIT_S)
         return True
 
     def drop(self, name: str) -> None:

@@ -51,8 +51,8 @@ class Job:
     """What the test knows of a job. tokens: ids that the broker accepted; epoch: of the lease that holds, or ''.
 
     stalls: claims since the last token. doomed: it may end without a worker's word. unfollowed: it ends with the next
-    sweep, unless a gateway follows it. parted: its session was closed, and another one may have the name since. dead: it
-    was given up. rated: its tokens count when it ends; spent: those that counted already.
+    sweep, unless a gateway follows it. parted: its session was closed, and another one may have that name. dead: it was
+    given up. rated: its tokens count when it ends; spent: those that counted already.
     """
 
     session: str | None

@@ -125,6 +125,22 @@ async def test_room_is_made_of_the_model_s_own_idle_caches(backend: ScriptedBack
         assert cache.name == "d"
 
 
+async def test_servers_that_do_not_answer_are_not_waited_for(
+    backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.sessions.CLOSE_WAIT_S", 0.01)
+    sessions = Sessions(kept=2, idle_s=60)
+    idle = await use(sessions, "a", backend, [1])
+    with sessions.borrow("b", backend, [[1]], ROOM) as cache:
+        failed, backend.pause_s = cache.session, 0.5
+        assert await sessions.make_room(backend)
+        await sessions.renew(cache, frees_room=True)
+        assert isinstance(failed, ScriptedSession)
+        assert (idle.closed, failed.closed) == (False, False)
+    await sessions.close()
+    assert (idle.closed, failed.closed) == (True, True)
+
+
 async def test_a_closed_session_is_freed(backend: ScriptedBackend) -> None:
     sessions = Sessions(kept=2, idle_s=60)
     used = await use(sessions, "s", backend, [1])
@@ -184,7 +200,7 @@ async def test_what_failed_begins_again_with_nothing_fed(backend: ScriptedBacken
     with sessions.borrow(None, backend, ids, ROOM) as cache:
         await cache.feed(ids, draws)
         # when its session is given up, though rows were to change places
-        sessions.renew(cache)
+        await sessions.renew(cache, frees_room=False)
         assert cache.length == 0
         await cache.feed(ids, draws, [1, 0])
         # then they have already done so in what is fed
