@@ -7,7 +7,7 @@ from playwright.async_api import expect
 
 from shared.messages import FinishReason
 from tests.browser import ChatPage
-from tests.gateway.player import Player
+from tests.gateway.player import Performance, Player
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -28,6 +28,15 @@ async def other(page: ChatPage) -> ChatPage:
     tab = await page.page.context.new_page()
     page.complaints.watch(tab)
     return ChatPage(tab, page.complaints)
+
+
+async def begun(page: ChatPage, player: Player) -> Performance:
+    """An answer that is being written."""
+    await page.ask("hi")
+    answer = await player.take()
+    await answer.say(" one")
+    await page.shows(page.answer, "one")
+    return answer
 
 
 async def rename(page: ChatPage, title: str, other: str) -> None:
@@ -84,10 +93,7 @@ async def test_a_chat_that_is_deleted_while_the_other_page_writes_it_does_not_co
     page: ChatPage, other: ChatPage, player: Player
 ) -> None:
     # given
-    await page.ask("hi")
-    answer = await player.take()
-    await answer.say(" one")
-    await page.shows(page.answer, "one")
+    answer = await begun(page, player)
     await other.open(page.page.url)
     await other.shows(other.answer, "one")
     # when it hears at once of the end, and of why
@@ -109,10 +115,7 @@ async def test_a_chat_that_is_renamed_while_the_other_page_writes_it_keeps_its_n
     page: ChatPage, other: ChatPage, player: Player
 ) -> None:
     # given
-    await page.ask("hi")
-    answer = await player.take()
-    await answer.say(" one")
-    await page.shows(page.answer, "one")
+    answer = await begun(page, player)
     await other.open(page.page.url)
     # when
     await rename(other, "hi", "Greetings")
