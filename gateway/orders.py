@@ -31,8 +31,7 @@ class Order:
     request: None goes on with a job that was submitted elsewhere, after the seq `after`.
     caller: whose job it is. user: of the caller's, who take turns in the queue within the caller's own. resumable: a
     reader who leaves may come back, here or at another gateway, so the job runs on for a while. progress: tell the
-    place in the queue, and now and then that the job lives. note, turns, prompts: see
-    Submission.
+    place in the queue, and now and then that the job lives. note, turns, prompts: see Submission.
     """
 
     job: str

@@ -18,5 +18,6 @@ def busy_wait_s(error: Busy) -> int:
     the time until its caller may go on, and up to a fifth more."""
     if not error.wait_ms:
         return min(1 + error.depth // JOBS_PER_S, LONGEST_WAIT_S)
-    least = 1.0 if error.code is Code.RATE else 0.8
-    return min(max(math.ceil(error.wait_ms / 1000 * random.uniform(least, 1.2)), 1), LONGEST_WAIT_S)
+    if error.code is Code.RATE:
+        return math.ceil(error.wait_ms / 1000 * random.uniform(1, 1.2))
+    return min(max(math.ceil(error.wait_ms / 1000 * random.uniform(0.8, 1.2)), 1), LONGEST_WAIT_S)

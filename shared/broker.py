@@ -75,8 +75,8 @@ class Broker:
     async def submit(self, job: Submission, bounds: Bounds) -> str:
         """Accept a job: "accepted", or "known" where that id was accepted before; the gateway follows it from here.
 
-        Raises Busy where a bound is reached, CorollaError(SESSION_NOT_FOUND), Discontinuity where the
-        broker has lost a part of the session, and CorollaError(INVALID) where the id is that of another account's job.
+        Raises Busy where a bound is reached, CorollaError(SESSION_NOT_FOUND), Discontinuity where the broker has lost a
+        part of the session, and CorollaError(INVALID) where the id is that of another account's job.
         """
         status, *waiting = await self._link.run(
             "submit",

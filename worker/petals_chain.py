@@ -39,7 +39,15 @@ _NEEDED = (
 )
 _NO_ROOM = ("attention cache", "could not allocate", "cannot allocate", "allocationfailed")
 _MARKED = len(P2P.MESSAGE_MARKER) + P2P.HEADER_LEN  # bytes before a message: its kind, and its length
-_NEEDED_OF_MANAGER = ("state", "config", "block_uids", "rpc_info", "make_sequence", "get_request_metadata")
+_NEEDED_OF_MANAGER = (
+    "state",
+    "config",
+    "block_uids",
+    "rpc_info",
+    "make_sequence",
+    "get_request_metadata",
+    "lock_changes",
+)
 
 
 class ServerError(Exception):

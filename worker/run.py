@@ -151,7 +151,7 @@ class Run:
             try:
                 return await self._pieces(served, count, take)
             except CorollaError as error:
-                delay_s = await self._delay_s(error, served.backend, 0)
+                delay_s = await self._delay_s(error, served.backend, count, 0)
             await asyncio.sleep(delay_s)
 
     async def _pieces(self, served: Served, count: int, take: Take[T]) -> list[T]:
@@ -222,17 +222,14 @@ class Run:
 
     async def _recover(self, error: CorollaError, cache: Cache) -> None:
         """Start again with nothing fed, over other servers. Raises the error where that is no use."""
-        delay_s = await self._delay_s(error, cache.backend, cache.length)
+        delay_s = await self._delay_s(error, cache.backend, cache.room, cache.length)
         # It holds room on the servers before the one that has none.
         await self._sessions.renew(cache, frees_room=error.code is Code.CACHE_FULL)
         await asyncio.sleep(delay_s)
 
-    async def _delay_s(self, error: CorollaError, backend: Backend, fed: int) -> float:
+    async def _delay_s(self, error: CorollaError, backend: Backend, room: int, fed: int) -> float:
         """Until another attempt after a step that failed. Raises the error where it is not the swarm's, where it was
-        the last attempt, and where there is no time for another one. Where room can be made, it does not count."""
-        if error.code is Code.CACHE_FULL and await self._sessions.make_room(backend):
-            _log.info("room_made", job=self.claim.job, model=self._model)
-            return 0.0
+        the last attempt, and where there is no time for another one."""
         delays_s = RETRY_DELAYS_S.get(error.code)
         if delays_s is None:
             raise error
@@ -246,4 +243,8 @@ class Run:
         if time.monotonic() + delay_s >= self._deadline:
             raise error
         self._failures[error.code] += 1
+        # The first attempt after a server that is full goes to others.
+        if error.code is Code.CACHE_FULL and failures and await self._sessions.make_room(backend, room):
+            _log.info("room_made", job=self.claim.job, model=self._model)
+            return 0.0
         return delay_s

@@ -20,12 +20,14 @@ class Cache:
 
     backend: of its model.
     name: of the client's session, whose next job may use it too; None where there is none, or no more.
+    room: positions that it has room for, in all its rows.
     length: how many ids each of its rows was fed.
     """
 
     def __init__(self, backend: Backend, max_length: int, rows: int, name: str | None) -> None:
         self.backend = backend
         self.name = name
+        self.room = rows * max_length
         self.used_at = 0.0
         self._max_length = max_length
         self._rows = rows
@@ -106,16 +108,20 @@ class Sessions:
         if frees_room:
             await asyncio.wait([closing], timeout=CLOSE_WAIT_S)
 
-    async def make_room(self, backend: Backend) -> bool:
-        """Free the cache of this model that has been idle for longest, and wait for it. Whether there was one.
+    async def make_room(self, backend: Backend, room: int) -> bool:
+        """Free caches of this model, those that have been idle for longest, until they held room for so many positions
+        together, and wait for it. Whether there was any.
 
         An idle cache holds as much room on the servers as one in use, and saves only time.
         """
-        name = next((name for name, cache in self._idle.items() if cache.backend is backend), None)
-        if name is None:
-            return False
-        await asyncio.wait([self._close(self._idle.pop(name).session)], timeout=CLOSE_WAIT_S)
-        return True
+        closing = []
+        for name, cache in [each for each in self._idle.items() if each[1].backend is backend]:
+            if room > 0:
+                room -= cache.room
+                closing.append(self._close(self._idle.pop(name).session))
+        if closing:
+            await asyncio.wait(closing, timeout=CLOSE_WAIT_S)
+        return bool(closing)
 
     def drop(self, name: str) -> None:
         """The session was closed: free its cache, at once or when its job is done with it."""

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-LATE_S = 1.0  # no event loop that runs hears of the end of a time limit so long after it
+LATE_S = 2.0  # no event loop that runs hears of the end of a time limit so long after it
 
 
 class Watchdog:

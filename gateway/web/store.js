@@ -7,7 +7,7 @@ const VERSION = 1;
 
 export class Store {
   #database;
-  #channel = new BroadcastChannel(NAME);
+  #channel = new BroadcastChannel("corolla-chats");
   #failed = () => {};
   #persisting = null;
 

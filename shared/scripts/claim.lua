@@ -96,11 +96,14 @@ table.insert(streams, redis.call('HINCRBY', KEYS[1], 'round', 1) % 2 == 0 and 1 
 for _, stream in ipairs(streams) do
   read(stream)
 end
--- What is left for this worker alone, which may be busy for long, goes to whoever has a slot.
+-- What is left for this worker alone, which may be busy for long, goes to whoever has a slot first, in its turn.
 if #claims >= free and unread(KEYS[2]) > 0 then
   for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '+')) do
-    if redis.call('HGET', P .. 'job:' .. entry[2][2], 'state') == 'ready' then
-      requeue(entry[2][2], KEYS[2], entry[1])
+    local f = redis.call('HMGET', P .. 'job:' .. entry[2][2], 'state', 'entry', 'model', 'priority')
+    if f[1] == 'ready' and f[2] == entry[1] and redis.call('SCARD', P .. 'serving:' .. f[3]) > 1 then
+      redis.call('XACK', KEYS[2], 'workers', entry[1])
+      redis.call('XDEL', KEYS[2], entry[1])
+      make_ready(entry[2][2], ready_key(f[3], f[4]))
     end
   end
 end

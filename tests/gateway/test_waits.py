@@ -20,6 +20,7 @@ def test_the_time_of_those_before_give_or_take_a_fifth() -> None:
 def test_nobody_is_asked_to_come_back_before_its_rate_allows_it() -> None:
     waits = {busy_wait_s(Busy(Code.RATE, 0, 10_000)) for _ in range(500)}
     assert waits == {11, 12}
+    assert busy_wait_s(Busy(Code.RATE, 0, 180_000)) >= 180
 
 
 @pytest.mark.parametrize(("wait_ms", "wait_s"), [(1, 1), (500, 1), (10_000_000, 60)])

@@ -852,7 +852,8 @@ async def test_a_session_over_two_workers(broker: Broker, valkey: Valkey) -> Non
 async def test_a_dialogue_that_comes_back_does_not_wait_for_its_worker_while_another_one_is_free(
     broker: Broker, valkey: Valkey, rounds: int
 ) -> None:
-    # given a worker with one slot, which owns a session, and a turn of it and another job, either of them first in turn
+    # given a worker that has one slot left and owns a session, and a turn of it and another job, either first in turn
+    await broker.claim(OTHER, 0, 0)
     await broker.open_session("s1", MODEL, 64, 60_000, 9)
     await submit(broker, job("j1", session="s1"))
     await append(broker, await claim_one(broker), 1, (A,), DONE)
@@ -860,8 +861,29 @@ async def test_a_dialogue_that_comes_back_does_not_wait_for_its_worker_while_ano
     assert valkey.client.xlen("{p}:worker:w1:jobs") == 1
     await submit(broker, job("other"))
     valkey.client.hset("{p}:worker:w1", "round", rounds)
-    # then it takes one, and whoever has a slot the other
+    # then it takes one, and whoever has a slot the other one
     assert {(await claim_one(broker)).job, (await claim_one(broker, OTHER)).job} == {"turn", "other"}
+
+
+async def test_dialogues_that_come_back_to_the_only_worker_do_not_keep_everybody_else_out(broker: Broker) -> None:
+    # given dialogues of this worker that go on at once whenever they have been answered, and one slot
+    turns = (job(f"turn{number}", session=f"s{number % 3}") for number in itertools.count())
+    for number in range(3):
+        await broker.open_session(f"s{number}", MODEL, 64, 60_000, 9)
+        await submit(broker, next(turns))
+        await append(broker, await claim_one(broker), 1, (), DONE)
+    for _ in range(3):
+        await submit(broker, next(turns))
+    # when somebody else asks
+    await submit(broker, job("other"))
+    order = []
+    while "other" not in order:
+        claim = await claim_one(broker)
+        order.append(claim.job)
+        await submit(broker, next(turns))
+        await append(broker, claim, 1, (), DONE)
+        # then it is served before long
+        assert len(order) <= 8
 
 
 async def test_a_session_that_lost_a_turn_does_not_go_on_as_if_nothing_was(broker: Broker, valkey: Valkey) -> None:

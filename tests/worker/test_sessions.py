@@ -112,17 +112,18 @@ async def test_room_is_made_of_the_model_s_own_idle_caches(backend: ScriptedBack
     sessions = Sessions(kept=9, idle_s=60)
     other = ScriptedBackend(byte_level(), "abcdef")
     kept = await use(sessions, "a", other, [1])
-    older, newer = [await use(sessions, name, backend, [1]) for name in "bc"]
-    with sessions.borrow("d", backend, [[1]], ROOM) as cache:
-        # when there must be room, then it is there at once, from what was idle for longest
-        assert await sessions.make_room(backend)
-        assert (older.closed, newer.closed) == (True, False)
-        assert await sessions.make_room(backend)
-        assert newer.closed
-        # and no more than that
-        assert not await sessions.make_room(backend)
+    first, second, third, newest = [await use(sessions, name, backend, [1]) for name in "bcde"]
+    with sessions.borrow("f", backend, [[1]], ROOM) as cache:
+        # when there must be room, then it is there at once, from what was idle for longest, and no more than that
+        assert await sessions.make_room(backend, ROOM)
+        assert [each.closed for each in (first, second, third, newest)] == [True, False, False, False]
+        assert await sessions.make_room(backend, ROOM + 1)
+        assert [each.closed for each in (second, third, newest)] == [True, True, False]
+        assert await sessions.make_room(backend, 100 * ROOM)
+        assert newest.closed
+        assert not await sessions.make_room(backend, 1)
         assert (kept.closed, backend.sessions[-1].closed) == (False, False)
-        assert cache.name == "d"
+        assert cache.name == "f"
 
 
 async def test_servers_that_do_not_answer_are_not_waited_for(
@@ -133,7 +134,7 @@ async def test_servers_that_do_not_answer_are_not_waited_for(
     idle = await use(sessions, "a", backend, [1])
     with sessions.borrow("b", backend, [[1]], ROOM) as cache:
         failed, backend.pause_s = cache.session, 0.5
-        assert await sessions.make_room(backend)
+        assert await sessions.make_room(backend, ROOM)
         await sessions.renew(cache, frees_room=True)
         assert isinstance(failed, ScriptedSession)
         assert (idle.closed, failed.closed) == (False, False)
