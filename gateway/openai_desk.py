@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +17,7 @@ from gateway.openai_words import failure_for, failure_of, no_worker
 from gateway.patience import BRIEF_S, patiently
 from shared.errors import Code, CorollaError
 from shared.messages import Ending, FinishReason, JobFinished
+from shared.records import Position
 
 MAX_USER_CHARS = 64
 
@@ -66,10 +67,9 @@ async def choose_id(gateway: Gateway, request: Request, body: bytes, count: int)
     raise AssertionError
 
 
-async def endings(gateway: Gateway, jobs: Sequence[str]) -> list[Ending]:
-    """How these jobs ended; nothing of those that have not, or are gone."""
+async def endings(gateway: Gateway, positions: Mapping[str, Position]) -> list[Ending]:
+    """How the jobs at these positions ended; nothing of those that have not, or are gone."""
     broker, name = gateway.broker, gateway.hub.gateway
-    positions = await broker.positions(name, jobs)
     done = {job: position.last for job, position in positions.items() if position.state == "done"}
     logs = [await broker.attach(job, name, last - 1) for job, last in done.items()]
     return [entry.ending for log in logs if log for entry in log.entries if entry.ending]
@@ -77,9 +77,10 @@ async def endings(gateway: Gateway, jobs: Sequence[str]) -> list[Ending]:
 
 async def _broke_off(gateway: Gateway, jobs: Sequence[str]) -> bool:
     """Whether one of them was cancelled, or failed in a way that another attempt may not."""
+    positions = await patiently(lambda: gateway.broker.positions(gateway.hub.gateway, jobs), BRIEF_S)
     return any(
         ending.reason is FinishReason.CANCELLED if isinstance(ending, JobFinished) else ending.code is not Code.POISON
-        for ending in await patiently(lambda: endings(gateway, jobs), BRIEF_S)
+        for ending in await patiently(lambda: endings(gateway, positions), BRIEF_S)
     )
 
 

@@ -100,10 +100,11 @@ class JobsApi:
 
     async def _state(self, jobs: Sequence[str], note: Note) -> JobState:
         broker, name = self._gateway.broker, self._gateway.hub.gateway
-        positions = list((await broker.positions(name, jobs)).values())
+        found = await broker.positions(name, jobs)
+        positions = list(found.values())
         status, ahead = _status(positions), max(position.ahead for position in positions)
         if status == "done":
-            status = _outcome(await endings(self._gateway, jobs))
+            status = _outcome(await endings(self._gateway, found))
         return JobState(
             id=note.frame.id,
             status=status,

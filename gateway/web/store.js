@@ -56,7 +56,8 @@ export class Store {
       if (draft) drafts.put({ id: chat.id, draft });
       else drafts.delete(chat.id);
     });
-    this.#channel.postMessage({ id: chat.id, isGone: false }); // at once, as the page may be left; who reads waits for what is written
+    // At once, as the page may be left; who reads waits for what is written.
+    this.#channel.postMessage({ id: chat.id, isGone: false });
     this.#persist();
     return isKept;
   }

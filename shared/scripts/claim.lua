@@ -99,11 +99,9 @@ end
 -- What is left for this worker alone, which may be busy for long, goes to whoever has a slot first, in its turn.
 if #claims >= free and unread(KEYS[2]) > 0 then
   for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '+')) do
-    local f = redis.call('HMGET', P .. 'job:' .. entry[2][2], 'state', 'entry', 'model', 'priority')
-    if f[1] == 'ready' and f[2] == entry[1] and redis.call('SCARD', P .. 'serving:' .. f[3]) > 1 then
-      redis.call('XACK', KEYS[2], 'workers', entry[1])
-      redis.call('XDEL', KEYS[2], entry[1])
-      make_ready(entry[2][2], ready_key(f[3], f[4]))
+    local f = redis.call('HMGET', P .. 'job:' .. entry[2][2], 'state', 'model', 'priority')
+    if f[1] == 'ready' and redis.call('SCARD', P .. 'serving:' .. f[2]) > 1 then
+      requeue(entry[2][2], KEYS[2], entry[1], f[3])
     end
   end
 end

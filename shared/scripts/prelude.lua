@@ -258,15 +258,15 @@ local function leave_unfollowed(job, grace_ms)
   redis.call('ZADD', P .. 'due', now_ms() + grace_ms, job)
 end
 
--- Take a job from its worker and let any other go on with it, before all new ones.
-local function requeue(job, stream, entry)
+-- Take a job from its worker and let any other go on with it, before all new ones, or in that lane.
+local function requeue(job, stream, entry, lane)
   redis.call('XACK', stream, 'workers', entry)
   redis.call('XDEL', stream, entry)
   local key = P .. 'job:' .. job
   local f = redis.call('HMGET', key, 'entry', 'model', 'state')
   if f[1] ~= entry or f[3] == 'done' then return end
   redis.call('HSET', key, 'epoch', '', 'owner', '')
-  make_ready(job, ready_key(f[2], 'resumed'))
+  make_ready(job, ready_key(f[2], lane or 'resumed'))
 end
 
 -- A worker is there, serves these models (separated by spaces), and lives for `lease_ms` unless it is heard again.
